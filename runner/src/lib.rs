@@ -4,7 +4,13 @@
 //! worker links. The program itself is `main.rs`.
 
 /// The wire contract, generated from `proto/runner.proto`: read that file first.
-#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, reason = "generated code")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    unreachable_pub,
+    reason = "generated code"
+)]
 pub mod proto {
     tonic::include_proto!("environment_manager.runner.v1");
 }

@@ -1,0 +1,353 @@
+//! An environment as a plain value, and the only ways in which it changes.
+//!
+//! ```text
+//!            create                 lease              done
+//!   (none) ─────────▶ pending ─────────────▶ creating ──────▶ running ──┐ fault
+//!      ▲                                       ▲  │ fault        │ stop  ▼
+//!      │ create: a new life, a new uid         │  └──────────────┼──▶ failed
+//!   deleted ◀── deleting ◀── delete            │ start           ▼       │
+//!                  ▲   (from any but deleted)  ├──────────── stopping    │ start
+//!                  │                           │                 ▼       │
+//!                  └───────────────────────────┼──────────── stopped     │
+//!                                              └─────────────────────────┘
+//! ```
+//!
+//! Invariants: `generation` rises by one with each accepted lifecycle job and never falls; what a lifecycle job does at
+//! its end counts only while its generation is still the environment's (a later delete is not undone by an earlier
+//! create); `incarnation` and `container` are set exactly while the phase is `running`.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{
+    EnvironmentId, EnvironmentRef, EnvironmentUid, Generation, Incarnation, JobId, TenantId,
+};
+use crate::resources::Resources;
+use crate::secret::EnvVars;
+
+/// What an environment may reach over the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Egress {
+    /// Nothing at all.
+    None,
+    /// The internet, but no private, host or metadata address.
+    Internet,
+    /// The cluster it runs in.
+    Cluster,
+}
+
+/// What the caller asked for, with the defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvironmentSpec {
+    /// The image: `host`, or a reference that the runtime knows.
+    pub image: String,
+    /// Variables of every command in it.
+    #[serde(default)]
+    pub env: EnvVars,
+    /// The caller's own marks.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Limits.
+    pub resources: Resources,
+    /// Network.
+    pub egress: Egress,
+    /// Folder in which commands start, absolute; the volume where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// Seconds after its creation when it is deleted with its volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+    /// Seconds without a job after which it is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout_seconds: Option<u64>,
+}
+
+/// Where an environment is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Its create job waits.
+    Pending,
+    /// It is being made or started.
+    Creating,
+    /// Commands run in it.
+    Running,
+    /// It is being stopped.
+    Stopping,
+    /// Only its volume is there.
+    Stopped,
+    /// It went wrong; the reason is beside it.
+    Failed,
+    /// It is being deleted.
+    Deleting,
+    /// Nothing of it is left.
+    Deleted,
+}
+
+impl Phase {
+    /// The phase as callers read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Creating => "creating",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+            Self::Deleting => "deleting",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// Why an environment is as it is: a stable code and a sentence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// Stable, in snake case.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Reason {
+    /// A reason from its two parts.
+    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            code: code.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// A lifecycle job's kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lifecycle {
+    /// Begins a life.
+    Create,
+    /// Starts a stopped or failed environment on its volume.
+    Start,
+    /// Ends all processes, keeps the volume.
+    Stop,
+    /// Removes everything.
+    Delete,
+}
+
+/// What a lifecycle job did, or what a worker saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EnvironmentEvent {
+    /// A worker took the create job.
+    Creating,
+    /// PID 1 answers.
+    Running {
+        /// Which start of PID 1 it is.
+        incarnation: Incarnation,
+        /// The runtime's name of the container or pod.
+        container: String,
+        /// Limits of the spec that the runtime cannot enforce here.
+        limits_not_enforced: Vec<String>,
+    },
+    /// The container is gone, the volume is there.
+    Stopped,
+    /// Container and volume are gone.
+    Deleted,
+    /// The lifecycle job failed.
+    Failed(Reason),
+    /// A running environment's PID 1 went away.
+    Fault {
+        /// The start of PID 1 that is gone.
+        incarnation: Incarnation,
+        /// Why, as far as it is known.
+        reason: Reason,
+    },
+    /// What hinders or holds up the current phase.
+    Note(Reason),
+}
+
+/// A lifecycle job that the environment's phase does not allow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PhaseRefusal {
+    /// Start needs a stopped or failed environment, stop a running one.
+    #[error("the environment is {0}")]
+    NotAllowed(&'static str),
+    /// It is going or gone.
+    #[error("the environment is {0}")]
+    Gone(&'static str),
+}
+
+/// An event that does not fit the environment: too late, or of another incarnation. It changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the event came too late: the environment is {phase} in generation {generation}", generation = .generation.0)]
+pub struct StaleEvent {
+    /// The phase in which the environment is.
+    pub phase: &'static str,
+    /// Its generation.
+    pub generation: Generation,
+}
+
+/// One environment in one life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// The owner.
+    pub tenant: TenantId,
+    /// The caller's name for it.
+    pub id: EnvironmentId,
+    /// This life.
+    pub uid: EnvironmentUid,
+    /// Number of lifecycle jobs accepted, over all lives.
+    pub generation: Generation,
+    /// The job that began this life.
+    pub created_by: JobId,
+    /// What was asked for.
+    pub spec: EnvironmentSpec,
+    /// Where it is.
+    pub phase: Phase,
+    /// Why, where there is something to say.
+    pub reason: Option<Reason>,
+    /// Since when it is in this phase.
+    pub since: Timestamp,
+    /// When this life was accepted.
+    pub created_at: Timestamp,
+    /// The start of PID 1 that runs, while `running`.
+    pub incarnation: Option<Incarnation>,
+    /// The runtime's name of the container or pod, while `running`.
+    pub container: Option<String>,
+    /// Limits of the spec that the runtime cannot enforce here.
+    #[serde(default)]
+    pub limits_not_enforced: Vec<String>,
+}
+
+impl Environment {
+    /// Accepts a create job where no environment of that name lives; `former` is the deleted record, if there is one.
+    pub fn create(
+        at: EnvironmentRef,
+        former: Option<&Self>,
+        spec: EnvironmentSpec,
+        job: JobId,
+        now: Timestamp,
+    ) -> Result<Self, PhaseRefusal> {
+        let generation = match former {
+            None => Generation::default(),
+            Some(former) if former.phase == Phase::Deleted => former.generation,
+            Some(former) if former.phase == Phase::Deleting => {
+                return Err(PhaseRefusal::Gone(former.phase.as_str()));
+            }
+            Some(former) => return Err(PhaseRefusal::NotAllowed(former.phase.as_str())),
+        };
+        Ok(Self {
+            tenant: at.tenant,
+            id: at.environment,
+            uid: EnvironmentUid::of_create(&job),
+            generation: generation.next(),
+            created_by: job,
+            spec,
+            phase: Phase::Pending,
+            reason: None,
+            since: now,
+            created_at: now,
+            incarnation: None,
+            container: None,
+            limits_not_enforced: Vec::new(),
+        })
+    }
+
+    /// Accepts a start, stop or delete job: the environment as it is from the same commit on.
+    pub fn accept(&self, job: Lifecycle, now: Timestamp) -> Result<Self, PhaseRefusal> {
+        use Phase::{Creating, Deleted, Deleting, Failed, Pending, Running, Stopped, Stopping};
+        let phase = match (job, self.phase) {
+            (_, Deleted | Deleting) => return Err(PhaseRefusal::Gone(self.phase.as_str())),
+            (Lifecycle::Delete, _) => Deleting,
+            (Lifecycle::Stop, Running) => Stopping,
+            (Lifecycle::Start, Stopped | Failed) => Creating,
+            (Lifecycle::Create, _)
+            | (Lifecycle::Stop, Pending | Creating | Stopping | Stopped | Failed)
+            | (Lifecycle::Start, Pending | Creating | Running | Stopping) => {
+                return Err(PhaseRefusal::NotAllowed(self.phase.as_str()));
+            }
+        };
+        let mut next = self.in_phase(phase, None, now);
+        next.generation = self.generation.next();
+        // While it stops, the workers that end its jobs still have to reach its PID 1.
+        if matches!(phase, Stopping | Deleting) {
+            next.incarnation.clone_from(&self.incarnation);
+            next.container.clone_from(&self.container);
+        }
+        Ok(next)
+    }
+
+    /// Applies what a lifecycle job of `generation` did, or what a worker saw.
+    pub fn apply(
+        &self,
+        generation: Generation,
+        event: &EnvironmentEvent,
+        now: Timestamp,
+    ) -> Result<Self, StaleEvent> {
+        use EnvironmentEvent as Event;
+        use Phase::{Creating, Deleted, Deleting, Failed, Pending, Running, Stopped, Stopping};
+        let current = generation == self.generation;
+        let next = match (event, self.phase) {
+            (Event::Creating, Pending) if current => self.in_phase(Creating, None, now),
+            (
+                Event::Running {
+                    incarnation,
+                    container,
+                    limits_not_enforced,
+                },
+                Creating,
+            ) if current => {
+                let mut next = self.in_phase(Running, None, now);
+                next.incarnation = Some(incarnation.clone());
+                next.container = Some(container.clone());
+                next.limits_not_enforced.clone_from(limits_not_enforced);
+                next
+            }
+            (Event::Stopped, Stopping) if current => self.in_phase(Stopped, None, now),
+            (Event::Deleted, Deleting) if current => self.in_phase(Deleted, None, now),
+            (Event::Failed(reason), Pending | Creating | Stopping) if current => {
+                self.in_phase(Failed, Some(reason.clone()), now)
+            }
+            (
+                Event::Fault {
+                    incarnation,
+                    reason,
+                },
+                Running,
+            ) if self.incarnation.as_ref() == Some(incarnation) => {
+                self.in_phase(Failed, Some(reason.clone()), now)
+            }
+            (Event::Note(reason), phase) if current && phase != Deleted => Self {
+                reason: Some(reason.clone()),
+                ..self.clone()
+            },
+            _ => {
+                return Err(StaleEvent {
+                    phase: self.phase.as_str(),
+                    generation: self.generation,
+                });
+            }
+        };
+        Ok(next)
+    }
+
+    /// Where it is found.
+    pub fn at(&self) -> EnvironmentRef {
+        EnvironmentRef {
+            tenant: self.tenant.clone(),
+            environment: self.id.clone(),
+        }
+    }
+
+    fn in_phase(&self, phase: Phase, reason: Option<Reason>, now: Timestamp) -> Self {
+        Self {
+            phase,
+            reason,
+            since: now,
+            incarnation: None,
+            container: None,
+            ..self.clone()
+        }
+    }
+}

@@ -168,7 +168,7 @@ pub enum EnvironmentEvent {
 }
 
 /// A lifecycle job that the environment's phase does not allow.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PhaseRefusal {
     /// Start needs a stopped or failed environment, stop a running one.
     #[error("the environment is {0}")]

@@ -1,0 +1,324 @@
+//! The settings: one small struct per section, its defaults beside it.
+//!
+//! Defaults < file < variables < flags. The sections are plain data, checked together when they are loaded, before
+//! anything starts; secrets are [`crate::secret::Secret`]s and never printed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::resources::{ByteSize, Cpu};
+
+/// Everything that can be set.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The HTTP side.
+    pub server: ServerSettings,
+    /// Who may call.
+    pub auth: AuthSettings,
+    /// Where the truth is kept.
+    pub store: StoreSettings,
+    /// Where hints wait.
+    pub queue: QueueSettings,
+    /// Where large bytes are.
+    pub blobs: BlobSettings,
+    /// What holds environments.
+    pub runtime: RuntimeSettings,
+    /// What an environment and a command may use.
+    pub limits: LimitSettings,
+    /// How jobs are taken.
+    pub worker: WorkerSettings,
+    /// How this service is known to others.
+    pub registry: RegistrySettings,
+    /// How it stops.
+    pub shutdown: ShutdownSettings,
+    /// What it tells of itself.
+    pub telemetry: TelemetrySettings,
+}
+
+/// Section `server`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSettings {
+    /// Address of the API.
+    pub listen: SocketAddr,
+    /// Seconds that the original endpoints and file routes wait for their job.
+    pub sync_wait_seconds: u64,
+    /// Seconds that the original create waits.
+    pub create_wait_seconds: u64,
+    /// Bytes of a JSON body at most. File content is streamed and not bound by it.
+    pub max_body_bytes: u64,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            sync_wait_seconds: 55,
+            create_wait_seconds: 170,
+            max_body_bytes: 32 << 20,
+        }
+    }
+}
+
+/// Who is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthMode {
+    /// Callers with a key.
+    Keys,
+    /// Everybody: for a loopback address only.
+    None,
+}
+
+/// Section `auth`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthSettings {
+    /// Who is let in.
+    pub mode: AuthMode,
+    /// The file that holds the key in clear; `<data-dir>/api-key` where it is not set.
+    pub keys_file: Option<PathBuf>,
+}
+
+impl Default for AuthSettings {
+    fn default() -> Self {
+        Self {
+            mode: AuthMode::Keys,
+            keys_file: None,
+        }
+    }
+}
+
+/// Which store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// A SQLite file in the data folder.
+    Sqlite,
+}
+
+/// Section `store`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreSettings {
+    /// Which store.
+    pub kind: StoreKind,
+    /// Days that ended jobs are kept.
+    pub retention_days: u32,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self {
+            kind: StoreKind::Sqlite,
+            retention_days: 30,
+        }
+    }
+}
+
+/// Which queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueKind {
+    /// Inside the process.
+    Embedded,
+}
+
+/// Section `queue`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueSettings {
+    /// Which queue.
+    pub kind: QueueKind,
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self {
+            kind: QueueKind::Embedded,
+        }
+    }
+}
+
+/// Which blob store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlobKind {
+    /// A folder in the data folder.
+    Directory,
+}
+
+/// Section `blobs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BlobSettings {
+    /// Which blob store.
+    pub kind: BlobKind,
+    /// The bucket of artifacts whose publish names none.
+    pub bucket: String,
+}
+
+impl Default for BlobSettings {
+    fn default() -> Self {
+        Self {
+            kind: BlobKind::Directory,
+            bucket: "artifacts".to_owned(),
+        }
+    }
+}
+
+/// Which runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuntimeKind {
+    /// An OCI runtime on this machine.
+    Oci,
+}
+
+/// Section `runtime`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RuntimeSettings {
+    /// Which runtime.
+    pub kind: RuntimeKind,
+    /// The image of environments that ask for none.
+    pub default_image: String,
+    /// The OCI runtime's program: a name on the PATH or a path.
+    pub binary: PathBuf,
+}
+
+impl Default for RuntimeSettings {
+    fn default() -> Self {
+        Self {
+            kind: RuntimeKind::Oci,
+            default_image: "host".to_owned(),
+            binary: PathBuf::from("runc"),
+        }
+    }
+}
+
+/// Section `limits`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    /// Processor time of an environment that asks for none.
+    pub cpu: Cpu,
+    /// At most.
+    pub cpu_max: Cpu,
+    /// Memory of an environment that asks for none.
+    pub memory: ByteSize,
+    /// At most.
+    pub memory_max: ByteSize,
+    /// Volume of an environment that asks for none.
+    pub storage: ByteSize,
+    /// At most.
+    pub storage_max: ByteSize,
+    /// Processes and threads of an environment.
+    pub pids: u32,
+    /// Seconds that a command may run if it asks for nothing.
+    pub exec_timeout_seconds: u64,
+    /// At most.
+    pub exec_timeout_max_seconds: u64,
+    /// Bytes of output kept per job.
+    pub output_bytes: ByteSize,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            cpu: Cpu { millis: 1000 },
+            cpu_max: Cpu { millis: 64_000 },
+            memory: ByteSize(1 << 30),
+            memory_max: ByteSize(256 << 30),
+            storage: ByteSize(10 << 30),
+            storage_max: ByteSize(1 << 40),
+            pids: 1024,
+            exec_timeout_seconds: 3600,
+            exec_timeout_max_seconds: 24 * 3600,
+            output_bytes: ByteSize(1 << 30),
+        }
+    }
+}
+
+/// Section `worker`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorkerSettings {
+    /// Jobs at a time, lifecycle jobs not counted; 0 takes none.
+    pub concurrency: u32,
+    /// Seconds without a heartbeat after which a worker's jobs are taken over.
+    pub lease_seconds: u64,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            concurrency: 256,
+            lease_seconds: 30,
+        }
+    }
+}
+
+/// Section `registry`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistrySettings {
+    /// The name under which this service is known to others; it stands in artifacts.
+    pub agent_name: String,
+}
+
+impl Default for RegistrySettings {
+    fn default() -> Self {
+        Self {
+            agent_name: "environment-manager".to_owned(),
+        }
+    }
+}
+
+/// Section `shutdown`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShutdownSettings {
+    /// Seconds to finish requests and hand back jobs.
+    pub grace_seconds: u64,
+}
+
+impl Default for ShutdownSettings {
+    fn default() -> Self {
+        Self { grace_seconds: 10 }
+    }
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Section `telemetry`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetrySettings {
+    /// How logs are written.
+    pub log: LogFormat,
+    /// Which logs: `error`, `warn`, `info`, `debug`, `trace`, or a filter per module.
+    pub level: String,
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        Self {
+            log: LogFormat::Auto,
+            level: "info".to_owned(),
+        }
+    }
+}

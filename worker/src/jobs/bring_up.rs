@@ -56,7 +56,7 @@ async fn start(task: &Task, how: How) -> Result<Started, RuntimeError> {
     loop {
         let tried = match how {
             How::Create => runtime.create(&placement).await,
-            How::Start => runtime.start(&placement).await,
+            How::Start => start_afresh(task, &placement).await,
         };
         match tried {
             Err(RuntimeError::Unavailable(why)) if task.context.clock.monotonic() < until => {
@@ -66,6 +66,12 @@ async fn start(task: &Task, how: How) -> Result<Started, RuntimeError> {
         }
         backoff.wait().await;
     }
+}
+
+/// A failed environment may still hold a container whose PID 1 hangs: a start is always a new one.
+async fn start_afresh(task: &Task, placement: &Placement) -> Result<Started, RuntimeError> {
+    task.context.runtime.kill(&placement.uid).await?;
+    task.context.runtime.start(placement).await
 }
 
 async fn answer(task: &Task) -> Result<Link, Reason> {

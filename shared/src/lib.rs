@@ -11,6 +11,7 @@ pub mod admission;
 pub mod artifact;
 pub mod clock;
 pub mod config;
+pub mod directory_blobs;
 pub mod embedded_queue;
 pub mod environment;
 pub mod ids;

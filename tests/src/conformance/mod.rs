@@ -4,3 +4,4 @@
 //! the caller.
 
 pub mod blobs;
+pub mod queue;

@@ -21,3 +21,4 @@ pub mod ports;
 pub mod resources;
 pub mod secret;
 pub mod staging;
+pub mod telemetry;

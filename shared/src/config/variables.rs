@@ -10,8 +10,14 @@ use super::fault::{Fault, Origin};
 use super::layers::Layers;
 use super::{ServerSettings, keys};
 
-/// Names in `EM_` that are no settings: the data folder, what the client verbs and the build read.
-const NOT_SETTINGS: [&str; 4] = ["EM_DATA_DIR", "EM_URL", "EM_API_KEY", "EM_RUNNER_BIN"];
+/// Names in `EM_` that are no settings: the data folder, and what clients, the build and tests read.
+const NOT_SETTINGS: [&str; 5] = [
+    "EM_DATA_DIR",
+    "EM_URL",
+    "EM_API_KEY",
+    "EM_RUNNER_BIN",
+    "EM_FAILPOINT",
+];
 
 /// A name that existing deployments set, and the key that it stands for.
 struct Established {

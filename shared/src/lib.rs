@@ -12,6 +12,7 @@ pub mod artifact;
 pub mod clock;
 pub mod config;
 pub mod data_dir;
+pub mod embedded_queue;
 pub mod environment;
 pub mod ids;
 pub mod job;

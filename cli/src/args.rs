@@ -22,9 +22,16 @@ pub(crate) struct Args {
 /// What the program does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run the service: API and worker in one process, in the foreground
+    ///
+    /// SIGTERM and Ctrl-C finish or hand back what runs, then exit; a second one exits at once. Commands that run in
+    /// environments go on, and the next start takes them up again.
+    Serve(SettingsArgs),
     /// Look at the settings without starting anything
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the OpenAPI document of the HTTP API
+    Openapi,
     /// Print the program's version
     Version,
 }

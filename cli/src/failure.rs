@@ -1,6 +1,6 @@
 //! Why a command failed, in one line, and what to do next.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{Write, stderr};
 
 use shared::config::ConfigError;
@@ -23,6 +23,14 @@ impl Failure {
         }
     }
 
+    /// A failure that says already what to do next.
+    pub(crate) fn told(error: &dyn std::error::Error) -> Self {
+        Self {
+            lines: vec![error.to_string()],
+            advice: None,
+        }
+    }
+
     /// Adds what to do next.
     pub(crate) fn advise(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
@@ -38,6 +46,12 @@ impl Failure {
         if let Some(advice) = &self.advice {
             let _ = writeln!(stderr, "  next: {advice}");
         }
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines.join("; "))
     }
 }
 

@@ -20,19 +20,29 @@ const KEY_LENGTH_MIN: usize = 20;
 /// The keys of the file, which is made with a new random one if it is not there.
 pub(crate) fn ring(path: &Path, clock: &dyn Clock) -> Result<KeyRing, Failure> {
     let failure = |error: io::Error| {
-        Failure::new(format!("the key file {} cannot be used", path.display()), error)
-            .advise("set auth.keys_file to a file that this user may read, in a folder that is there")
+        Failure::new(
+            format!("the key file {} cannot be used", path.display()),
+            error,
+        )
+        .advise("set auth.keys_file to a file that this user may read, in a folder that is there")
     };
     match make(path, clock) {
-        Ok(()) => tracing::info!(path = %path.display(), "made a key; callers send it as bearer token"),
+        Ok(()) => {
+            tracing::info!(path = %path.display(), "made a key; callers send it as bearer token")
+        }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failure(error)),
     }
     let text = fs::read_to_string(path).map_err(failure)?;
     warn_if_open(path).map_err(failure)?;
     keys(&text).map_err(|why| {
-        Failure::new(format!("the key file {} cannot be used", path.display()), why)
-            .advise("write one key of at least 20 characters a line, or remove the file to have one made")
+        Failure::new(
+            format!("the key file {} cannot be used", path.display()),
+            why,
+        )
+        .advise(
+            "write one key of at least 20 characters a line, or remove the file to have one made",
+        )
     })
 }
 

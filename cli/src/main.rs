@@ -6,7 +6,12 @@
 mod args;
 mod config_command;
 mod failure;
+mod key_file;
 mod print;
+mod roles;
+mod serve;
+mod signals;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -27,6 +32,8 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<ExitCode, Failure> {
     match command {
+        Command::Serve(settings) => return serve::serve(settings),
+        Command::Openapi => print::line(&api::openapi())?,
         Command::Config(ConfigCommand::Check(settings)) => config_command::check(settings)?,
         Command::Config(ConfigCommand::Show(settings)) => config_command::show(settings)?,
         Command::Version => print::line(&format!(

@@ -15,18 +15,21 @@ fail() {
   exit 1
 }
 
-# packages COMMAND=PACKAGE...: installs the Debian packages whose commands are missing. Needs root only if one is.
+# How a command is run as root: as it is, where this is root already.
+as_root=()
+[ "$(id -u)" -eq 0 ] || as_root=(sudo)
+
+# packages THING=PACKAGE...: installs the Debian packages whose commands or files (absolute paths) are missing. Needs to
+# be root, or to have sudo, only if one is.
 packages() {
   local pair missing=()
   for pair in "$@"; do
-    PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%=*}" >/dev/null 2>&1 || missing+=("${pair#*=}")
+    [ -e "${pair%%=*}" ] || PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%=*}" >/dev/null 2>&1 ||
+      missing+=("${pair#*=}")
   done
   [ ${#missing[@]} -gt 0 ] || return 0
-  local as_root=()
-  if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null 2>&1 || fail "missing: ${missing[*]}" "install these packages as root"
-    as_root=(sudo)
-  fi
+  [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null 2>&1 ||
+    fail "missing: ${missing[*]}" "install these packages as root"
   command -v apt-get >/dev/null 2>&1 || fail "missing: ${missing[*]}" "install these packages"
   say "installing ${missing[*]}"
   local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
@@ -40,10 +43,9 @@ packages() {
 toolchain() {
   PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
   export PATH
-  packages cc=gcc
+  packages cc=gcc /usr/include/stdlib.h=libc6-dev
   if ! command -v cargo >/dev/null 2>&1; then
-    packages curl=curl
-    [ -e /etc/ssl/certs/ca-certificates.crt ] || packages update-ca-certificates=ca-certificates
+    packages curl=curl /etc/ssl/certs/ca-certificates.crt=ca-certificates
     say "installing rustup"
     curl --proto '=https' --tlsv1.2 -fsS https://sh.rustup.rs |
       sh -s -- -y --profile minimal --default-toolchain none --no-modify-path >&2 ||

@@ -127,16 +127,12 @@ fn api_deps(
     }
 }
 
-/// A runtime works if it can say what it holds.
 fn runtime_check(runtime: Arc<dyn Runtime>) -> ReadyCheck {
     ReadyCheck {
         name: "runtime",
         check: Arc::new(move || {
             let runtime = Arc::clone(&runtime);
-            Box::pin(async move {
-                let held = runtime.list().await;
-                held.map(drop).map_err(|error| error.to_string())
-            })
+            Box::pin(async move { runtime.check().await.map_err(|error| error.to_string()) })
         }),
     }
 }

@@ -59,6 +59,10 @@ async fn run(loaded: &Loaded) -> Result<(), Failure> {
     let (listener, address) = bind(loaded.settings.server.listen).await?;
     let keys = keys(loaded)?;
     let ports = Ports::open(&loaded.settings, &loaded.data_dir).await?;
+    if loaded.settings.worker.concurrency > 0 {
+        let checked = ports.runtime.check().await;
+        checked.map_err(|error| Failure::told(&error))?;
+    }
     let mut roles = Roles::start(&loaded.settings, ports, keys, listener)?;
     tracing::info!(
         url = %format!("http://{address}"),

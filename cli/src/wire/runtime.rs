@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use shared::clock::Clock;
 use shared::config::{RuntimeKind, RuntimeSettings};
 use shared::ids::InstanceId;
 use shared::ports::Runtime;
@@ -15,6 +16,7 @@ pub(crate) fn open(
     settings: &RuntimeSettings,
     data_dir: &Path,
     instance: InstanceId,
+    clock: Arc<dyn Clock>,
 ) -> Result<Arc<dyn Runtime>, Failure> {
     match settings.kind {
         RuntimeKind::Oci => {
@@ -22,9 +24,8 @@ pub(crate) fn open(
                 binary: settings.binary.clone(),
                 ..OciSettings::new(data_dir.join("environments"))
             };
-            let runtime = OciRuntime::open(oci, instance).map_err(|error| {
-                Failure::new("the OCI runtime cannot be used", error)
-                    .advise("run as root, with runc installed (apt-get install runc), or name the program in runtime.binary")
+            let runtime = OciRuntime::open(&oci, instance, clock).map_err(|error| {
+                Failure::told(&error)
             })?;
             Ok(Arc::new(runtime))
         }

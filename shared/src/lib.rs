@@ -25,3 +25,4 @@ pub mod resources;
 pub mod secret;
 pub mod sqlite;
 pub mod staging;
+pub mod telemetry;

@@ -12,6 +12,8 @@
 //!                                              └─────────────────────────┘
 //! ```
 //!
+//! A lifecycle job that fails, or is cancelled, leaves its environment `failed`, from where it can be deleted again.
+//!
 //! Invariants: `generation` rises by one with each accepted lifecycle job and never falls; what a lifecycle job does at
 //! its end counts only while its generation is still the environment's (a later delete is not undone by an earlier
 //! create); `incarnation` and `container` are set exactly while the phase is `running`.
@@ -306,7 +308,7 @@ impl Environment {
             }
             (Event::Stopped, Stopping) if current => self.in_phase(Stopped, None, now),
             (Event::Deleted, Deleting) if current => self.in_phase(Deleted, None, now),
-            (Event::Failed(reason), Pending | Creating | Stopping) if current => {
+            (Event::Failed(reason), Pending | Creating | Stopping | Deleting) if current => {
                 self.in_phase(Failed, Some(reason.clone()), now)
             }
             (

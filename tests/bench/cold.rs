@@ -19,7 +19,9 @@ pub async fn measure(program: &Path, report: &mut Report) -> Result<(), Failure>
     for round in 0..ROUNDS + 3 {
         let id = format!("cold-{round}");
         let began = Instant::now();
-        service.post("/v1/environments", &json!({"id": id}), false).await?;
+        service
+            .post("/v1/environments", &json!({"id": id}), false)
+            .await?;
         service.exec(&id, &["true"]).await?;
         let our_time = began.elapsed();
         service.delete(&id).await?;
@@ -33,6 +35,12 @@ pub async fn measure(program: &Path, report: &mut Report) -> Result<(), Failure>
             theirs.push(their_time);
         }
     }
-    report.ratio("create to first exit, cold, `host` image", &ours, "`runc run` + `runc exec`", &theirs, Target::AtMost(1.2));
+    report.ratio(
+        "create to first exit, cold, `host` image",
+        &ours,
+        "`runc run` + `runc exec`",
+        &theirs,
+        Target::AtMost(1.2),
+    );
     service.stop().await
 }

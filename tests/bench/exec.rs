@@ -14,7 +14,9 @@ const ROUNDS: usize = 300;
 
 pub async fn measure(program: &Path, report: &mut Report) -> Result<(), Failure> {
     let service = Service::start(program, &[]).await?;
-    service.post("/v1/environments", &json!({"id": "bench"}), true).await?;
+    service
+        .post("/v1/environments", &json!({"id": "bench"}), true)
+        .await?;
     let container = peer::container_of(&service.environments())?;
     let (mut ours, mut theirs) = (Samples::default(), Samples::default());
     for round in 0..ROUNDS + 20 {
@@ -29,7 +31,13 @@ pub async fn measure(program: &Path, report: &mut Report) -> Result<(), Failure>
             theirs.push(their_time);
         }
     }
-    report.ratio("`POST …/exec` of `true` with `Prefer: wait`", &ours, "`runc exec`", &theirs, Target::AtMost(0.3));
+    report.ratio(
+        "`POST …/exec` of `true` with `Prefer: wait`",
+        &ours,
+        "`runc exec`",
+        &theirs,
+        Target::AtMost(0.3),
+    );
     service.delete("bench").await?;
     service.stop().await
 }

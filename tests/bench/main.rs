@@ -25,7 +25,10 @@ async fn main() -> ExitCode {
         eprintln!("usage: bench PROGRAM OUT");
         return ExitCode::from(2);
     };
-    match run(&program).await.and_then(|report| Ok(std::fs::write(out, report.page())?)) {
+    match run(&program)
+        .await
+        .and_then(|report| Ok(std::fs::write(out, report.page())?))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");

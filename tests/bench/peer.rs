@@ -16,9 +16,17 @@ pub struct Container {
 /// The only container under the service's folder.
 pub fn container_of(environments: &Path) -> Result<Container, Failure> {
     let state = environments.join(".runc");
-    let list = Command::new("runc").arg("--root").arg(&state).args(["list", "--quiet"]).output()?;
+    let list = Command::new("runc")
+        .arg("--root")
+        .arg(&state)
+        .args(["list", "--quiet"])
+        .output()?;
     let id = String::from_utf8(list.stdout)?.trim().to_owned();
-    if id.is_empty() || id.contains('\n') { Err("not exactly one container".into()) } else { Ok(Container { state, id }) }
+    if id.is_empty() || id.contains('\n') {
+        Err("not exactly one container".into())
+    } else {
+        Ok(Container { state, id })
+    }
 }
 
 impl Container {
@@ -42,7 +50,10 @@ impl Bundle {
         for name in ["bin", "sbin", "lib", "lib64"] {
             std::os::unix::fs::symlink(format!("usr/{name}"), root.join(name))?;
         }
-        let spec = Command::new("runc").args(["spec", "--bundle"]).arg(folder.path()).status()?;
+        let spec = Command::new("runc")
+            .args(["spec", "--bundle"])
+            .arg(folder.path())
+            .status()?;
         if !spec.success() {
             return Err("runc spec failed".into());
         }
@@ -51,13 +62,20 @@ impl Bundle {
         config["process"]["terminal"] = json!(false);
         config["process"]["args"] = json!(["sleep", "1000"]);
         let usr = json!({"destination": "/usr", "type": "bind", "source": "/usr", "options": ["bind", "ro"]});
-        config["mounts"].as_array_mut().ok_or("a spec without mounts")?.push(usr);
+        config["mounts"]
+            .as_array_mut()
+            .ok_or("a spec without mounts")?
+            .push(usr);
         std::fs::write(&path, serde_json::to_vec(&config)?)?;
         Ok(Self { folder })
     }
 
     pub fn run(&self, id: &str) -> Result<(), Failure> {
-        let bundle = self.folder.path().to_str().ok_or("a temporary folder that is not UTF-8")?;
+        let bundle = self
+            .folder
+            .path()
+            .to_str()
+            .ok_or("a temporary folder that is not UTF-8")?;
         runc(&self.state(), &["run", "--detach", "--bundle", bundle, id])
     }
 
@@ -84,5 +102,9 @@ fn runc(state: &Path, arguments: &[&str]) -> Result<(), Failure> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()?;
-    if status.success() { Ok(()) } else { Err(format!("runc {arguments:?}: {status}").into()) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("runc {arguments:?}: {status}").into())
+    }
 }

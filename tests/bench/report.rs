@@ -17,11 +17,19 @@ impl Samples {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         let last = sorted.len().saturating_sub(1);
-        sorted.get((last as f64 * share).round() as usize).copied().unwrap_or_default()
+        sorted
+            .get((last as f64 * share).round() as usize)
+            .copied()
+            .unwrap_or_default()
     }
 
     fn show(&self) -> String {
-        format!("p50 {}, p99 {} (n = {})", millis(self.quantile(0.5)), millis(self.quantile(0.99)), self.0.len())
+        format!(
+            "p50 {}, p99 {} (n = {})",
+            millis(self.quantile(0.5)),
+            millis(self.quantile(0.99)),
+            self.0.len()
+        )
     }
 }
 
@@ -61,15 +69,34 @@ pub struct Report {
 
 impl Report {
     /// A ratio of two measurements of the same run.
-    pub fn ratio(&mut self, what: &str, ours: &Samples, peer_name: &str, peer: &Samples, target: Target) {
+    pub fn ratio(
+        &mut self,
+        what: &str,
+        ours: &Samples,
+        peer_name: &str,
+        peer: &Samples,
+        target: Target,
+    ) {
         let ratio = ours.quantile(0.5).as_secs_f64() / peer.quantile(0.5).as_secs_f64();
         let detail = format!("{}; {peer_name}: {}", ours.show(), peer.show());
-        self.row(what, &format!("{ratio:.2} ×"), &target.show(" ×"), target.is_met(ratio), &detail);
+        self.row(
+            what,
+            &format!("{ratio:.2} ×"),
+            &target.show(" ×"),
+            target.is_met(ratio),
+            &detail,
+        );
     }
 
     /// A figure with a unit.
     pub fn figure(&mut self, what: &str, value: f64, unit: &str, target: Target, detail: &str) {
-        self.row(what, &format!("{value:.2}{unit}"), &target.show(unit), target.is_met(value), detail);
+        self.row(
+            what,
+            &format!("{value:.2}{unit}"),
+            &target.show(unit),
+            target.is_met(value),
+            detail,
+        );
     }
 
     /// A sentence below the table.

@@ -34,7 +34,10 @@ impl Service {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()?;
-        let client = reqwest::Client::builder().tcp_nodelay(true).no_proxy().build()?;
+        let client = reqwest::Client::builder()
+            .tcp_nodelay(true)
+            .no_proxy()
+            .build()?;
         let mut service = Self {
             child,
             url: format!("http://{address}"),
@@ -44,7 +47,9 @@ impl Service {
             ready_after: Duration::ZERO,
         };
         service.wait_ready(began).await?;
-        service.key = std::fs::read_to_string(service.folder.path().join("api-key"))?.trim().to_owned();
+        service.key = std::fs::read_to_string(service.folder.path().join("api-key"))?
+            .trim()
+            .to_owned();
         Ok(service)
     }
 
@@ -64,26 +69,54 @@ impl Service {
 
     /// A POST that waits for its job's end and answers the job.
     pub async fn post(&self, path: &str, body: &Value, wait: bool) -> Result<Value, Failure> {
-        let mut request = self.client.post(format!("{}{path}", self.url)).bearer_auth(&self.key).json(body);
+        let mut request = self
+            .client
+            .post(format!("{}{path}", self.url))
+            .bearer_auth(&self.key)
+            .json(body);
         if wait {
             request = request.header("Prefer", "wait=120");
         }
         let response = request.send().await?;
         let status = response.status();
         let answer: Value = response.json().await?;
-        if status.is_success() { Ok(answer) } else { Err(format!("{path}: {status}: {answer}").into()) }
+        if status.is_success() {
+            Ok(answer)
+        } else {
+            Err(format!("{path}: {status}: {answer}").into())
+        }
     }
 
     /// A command that must succeed.
     pub async fn exec(&self, environment: &str, command: &[&str]) -> Result<Value, Failure> {
-        let job = self.post(&format!("/v1/environments/{environment}/exec"), &json!({"command": command}), true).await?;
-        if job["state"] == "succeeded" { Ok(job) } else { Err(format!("a command did not succeed: {job}").into()) }
+        let job = self
+            .post(
+                &format!("/v1/environments/{environment}/exec"),
+                &json!({"command": command}),
+                true,
+            )
+            .await?;
+        if job["state"] == "succeeded" {
+            Ok(job)
+        } else {
+            Err(format!("a command did not succeed: {job}").into())
+        }
     }
 
     pub async fn delete(&self, environment: &str) -> Result<(), Failure> {
         let url = format!("{}/v1/environments/{environment}", self.url);
-        let response = self.client.delete(url).bearer_auth(&self.key).header("Prefer", "wait=120").send().await?;
-        if response.status().is_success() { Ok(()) } else { Err(format!("delete: {}", response.text().await?).into()) }
+        let response = self
+            .client
+            .delete(url)
+            .bearer_auth(&self.key)
+            .header("Prefer", "wait=120")
+            .send()
+            .await?;
+        if response.status().is_success() {
+            Ok(())
+        } else {
+            Err(format!("delete: {}", response.text().await?).into())
+        }
     }
 
     pub fn pid(&self) -> u32 {

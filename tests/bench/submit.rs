@@ -31,9 +31,18 @@ pub async fn measure(program: &Path, report: &mut Report) -> Result<(), Failure>
         ours.push(over_http(program, &mut ours_each).await?);
     }
     let (ours, theirs) = (median(&mut ours), median(&mut theirs));
-    let detail = format!("{ours:.0} jobs/s over HTTP, {theirs:.0} jobs/s at the store; a submit: p50 {:.2} ms, p99 {:.2} ms",
-        ours_each.quantile(0.5).as_secs_f64() * 1e3, ours_each.quantile(0.99).as_secs_f64() * 1e3);
-    report.figure("durable submit (`202`), 64 clients, `worker.concurrency` 0, against the store alone", ours / theirs, " ×", Target::AtLeast(0.5), &detail);
+    let detail = format!(
+        "{ours:.0} jobs/s over HTTP, {theirs:.0} jobs/s at the store; a submit: p50 {:.2} ms, p99 {:.2} ms",
+        ours_each.quantile(0.5).as_secs_f64() * 1e3,
+        ours_each.quantile(0.99).as_secs_f64() * 1e3
+    );
+    report.figure(
+        "durable submit (`202`), 64 clients, `worker.concurrency` 0, against the store alone",
+        ours / theirs,
+        " ×",
+        Target::AtLeast(0.5),
+        &detail,
+    );
     Ok(())
 }
 
@@ -55,7 +64,12 @@ where
             let (left, job) = (Arc::clone(&left), job.clone());
             tokio::spawn(async move {
                 let mut took: Vec<Duration> = Vec::new();
-                while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                while left
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                        left.checked_sub(1)
+                    })
+                    .is_ok()
+                {
                     let began = Instant::now();
                     job().await?;
                     took.push(began.elapsed());
@@ -65,28 +79,53 @@ where
         })
         .collect();
     for client in clients {
-        client.await??.into_iter().for_each(|sample| each.push(sample));
+        client
+            .await??
+            .into_iter()
+            .for_each(|sample| each.push(sample));
     }
     Ok(JOBS as f64 / began.elapsed().as_secs_f64())
 }
 
 async fn over_http(program: &Path, each: &mut Samples) -> Result<f64, Failure> {
     let service = Arc::new(Service::start(program, &[("EM_WORKER__CONCURRENCY", "0")]).await?);
-    service.post("/v1/environments", &json!({"id": "bench"}), false).await?;
+    service
+        .post("/v1/environments", &json!({"id": "bench"}), false)
+        .await?;
     let shared = Arc::clone(&service);
     let rate = flood(each, move || {
         let service = Arc::clone(&shared);
-        async move { service.post("/v1/environments/bench/exec", &json!({"command": ["true"]}), false).await.map(drop) }
+        async move {
+            service
+                .post(
+                    "/v1/environments/bench/exec",
+                    &json!({"command": ["true"]}),
+                    false,
+                )
+                .await
+                .map(drop)
+        }
     })
     .await?;
-    Arc::into_inner(service).ok_or("the service is still in use")?.stop().await?;
+    Arc::into_inner(service)
+        .ok_or("the service is still in use")?
+        .stop()
+        .await?;
     Ok(rate)
 }
 
 async fn store_alone(each: &mut Samples) -> Result<f64, Failure> {
     let folder = tempfile::tempdir()?;
-    let store = Arc::new(SqliteStore::open(&folder.path().join("store.db"), Arc::new(SystemClock))?);
-    store.submit(submission(JobInput::Create {}, Some(spec()))?, SystemClock.now()).await?;
+    let store = Arc::new(SqliteStore::open(
+        &folder.path().join("store.db"),
+        Arc::new(SystemClock),
+    )?);
+    store
+        .submit(
+            submission(JobInput::Create {}, Some(spec()))?,
+            SystemClock.now(),
+        )
+        .await?;
     let shared = Arc::clone(&store);
     flood(each, move || {
         let store = Arc::clone(&shared);
@@ -100,7 +139,9 @@ async fn store_alone(each: &mut Samples) -> Result<f64, Failure> {
                 timeout_seconds: 3600,
                 output_limit: 1 << 30,
             };
-            store.submit(submission(JobInput::Exec(input), None)?, SystemClock.now()).await?;
+            store
+                .submit(submission(JobInput::Exec(input), None)?, SystemClock.now())
+                .await?;
             Ok(())
         }
     })
@@ -108,9 +149,21 @@ async fn store_alone(each: &mut Samples) -> Result<f64, Failure> {
 }
 
 fn submission(input: JobInput, spec: Option<EnvironmentSpec>) -> Result<Submission, Failure> {
-    let at = EnvironmentRef { tenant: TenantId::default_tenant(), environment: EnvironmentId::new("bench")? };
-    let request = JobRequest { id: new_job_id(&SystemClock), at, input, labels: Default::default(), spec };
-    Ok(Submission { request, idempotency: None })
+    let at = EnvironmentRef {
+        tenant: TenantId::default_tenant(),
+        environment: EnvironmentId::new("bench")?,
+    };
+    let request = JobRequest {
+        id: new_job_id(&SystemClock),
+        at,
+        input,
+        labels: Default::default(),
+        spec,
+    };
+    Ok(Submission {
+        request,
+        idempotency: None,
+    })
 }
 
 fn spec() -> EnvironmentSpec {
@@ -118,7 +171,12 @@ fn spec() -> EnvironmentSpec {
         image: "host".to_owned(),
         env: Default::default(),
         labels: Default::default(),
-        resources: Resources { cpu: Cpu { millis: 1000 }, memory: ByteSize(1 << 30), storage: ByteSize(1 << 30), pids: 64 },
+        resources: Resources {
+            cpu: Cpu { millis: 1000 },
+            memory: ByteSize(1 << 30),
+            storage: ByteSize(1 << 30),
+            pids: 64,
+        },
         egress: Egress::None,
         workdir: None,
         ttl_seconds: None,

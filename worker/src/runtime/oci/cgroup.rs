@@ -91,7 +91,11 @@ impl Cgroups {
         let unified = self.unified.as_ref().map(|mount| mount.join(name));
         let memory = self.memory.as_ref().map(|mount| mount.join(name));
         if let Some(folder) = &unified {
-            hand_over(folder, owner, &["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"])?;
+            hand_over(
+                folder,
+                owner,
+                &["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"],
+            )?;
             fs::write(folder.join("cgroup.max.descendants"), MOST_CHILDREN)?;
             fs::write(folder.join("cgroup.max.depth"), DEEPEST)?;
         }
@@ -122,8 +126,14 @@ impl Cgroups {
 
     /// Processes of the cgroup itself, not of its children, that the kernel killed for memory.
     pub(super) fn out_of_memory_kills(&self, name: &str) -> u64 {
-        let v1 = self.memory.as_ref().map(|mount| mount.join(name).join("memory.oom_control"));
-        let v2 = self.unified.as_ref().map(|mount| mount.join(name).join("memory.events.local"));
+        let v1 = self
+            .memory
+            .as_ref()
+            .map(|mount| mount.join(name).join("memory.oom_control"));
+        let v2 = self
+            .unified
+            .as_ref()
+            .map(|mount| mount.join(name).join("memory.events.local"));
         v1.or(v2)
             .and_then(|path| fs::read_to_string(path).ok())
             .and_then(|text| {

@@ -104,7 +104,9 @@ impl Host {
     pub(super) fn start(&self, placement: &Placement) -> Result<Started, RuntimeError> {
         refuse_what_cannot_be_had(&placement.spec)?;
         let lock = self.lock(&placement.uid)?;
-        let record = self.own(&placement.uid)?.ok_or(RuntimeError::VolumeMissing)?;
+        let record = self
+            .own(&placement.uid)?
+            .ok_or(RuntimeError::VolumeMissing)?;
         if !self.layout.home(&placement.uid).volume().is_dir() {
             return Err(RuntimeError::VolumeMissing);
         }
@@ -213,7 +215,9 @@ impl Host {
             fs::rename(making.folder(), home.folder())?;
             Ok(record)
         })();
-        made.map_err(unavailable::<io::Error>("the environment's folder cannot be made"))
+        made.map_err(unavailable::<io::Error>(
+            "the environment's folder cannot be made",
+        ))
     }
 
     /// Starts the container, unless it is alive.
@@ -341,7 +345,9 @@ fn refuse_what_cannot_be_had(spec: &EnvironmentSpec) -> Result<(), RuntimeError>
     if spec.image != HOST_IMAGE {
         return Err(RuntimeError::ImageNotFound {
             image: spec.image.clone(),
-            why: format!("only the image `{HOST_IMAGE}`, this machine's own programs, can be had here"),
+            why: format!(
+                "only the image `{HOST_IMAGE}`, this machine's own programs, can be had here"
+            ),
         });
     }
     if spec.egress != Egress::None {

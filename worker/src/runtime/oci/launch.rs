@@ -84,7 +84,10 @@ pub(super) fn launch(program: &Program, launch: Launch) -> Result<(), RuntimeErr
 /// The part that runs in a thread of its own: what it does to its mounts ends with it.
 fn run(program: &Program, launch: Launch) -> io::Result<bool> {
     unshare(CloneFlags::CLONE_NEWNS)?;
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )?;
     mount_bind(&launch.root, STAGE)?;
     let mut child = spawn(program, launch)?;
     if !waited(&child)? {
@@ -104,7 +107,10 @@ fn spawn(program: &Program, launch: Launch) -> io::Result<Child> {
     let descriptors = launch.inherited.into_iter().chain([launch.lock]);
     let mappings = (LISTEN_FD..)
         .zip(descriptors)
-        .map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd })
+        .map(|(child_fd, parent_fd)| FdMapping {
+            parent_fd,
+            child_fd,
+        })
         .collect();
     let mut command = program.command();
     command

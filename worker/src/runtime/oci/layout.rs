@@ -185,6 +185,10 @@ mod tests {
         ] {
             assert_eq!(layout.entry(&other), Entry::Other, "{other}");
         }
-        assert!(layout.deleting(&uid).ends_with(format!(".deleting-{instance}-{uid}")));
+        assert!(
+            layout
+                .deleting(&uid)
+                .ends_with(format!(".deleting-{instance}-{uid}"))
+        );
     }
 }

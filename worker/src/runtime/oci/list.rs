@@ -53,7 +53,8 @@ impl Host {
         }
         if self.cgroups.is_empty() {
             return Err(RuntimeError::Unavailable(
-                "no cgroups are mounted, so limits cannot be set: mount them at /sys/fs/cgroup".to_owned(),
+                "no cgroups are mounted, so limits cannot be set: mount them at /sys/fs/cgroup"
+                    .to_owned(),
             ));
         }
         let binary = self.program.binary().display();

@@ -38,9 +38,8 @@ impl FirstProcess {
             return Ok(None);
         };
         let process = Self { descriptor };
-        let alive = is_first(&status)
-            && is_in(&cgroups, cgroup)
-            && !process.wait(Some(Duration::ZERO))?;
+        let alive =
+            is_first(&status) && is_in(&cgroups, cgroup) && !process.wait(Some(Duration::ZERO))?;
         Ok(alive.then_some(process))
     }
 
@@ -82,7 +81,10 @@ pub(super) fn ended(descriptor: &OwnedFd, limit: Option<Duration>) -> io::Result
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(left.subsec_nanos()),
         });
-        match poll(&mut [PollFd::new(descriptor, PollFlags::IN)], timeout.as_ref()) {
+        match poll(
+            &mut [PollFd::new(descriptor, PollFlags::IN)],
+            timeout.as_ref(),
+        ) {
             Ok(0) => return Ok(false),
             Ok(_) => return Ok(true),
             Err(rustix::io::Errno::INTR) => {}

@@ -93,10 +93,19 @@ mod tests {
 
     #[test]
     fn versions_are_compared_by_number() {
-        for old in ["runc version 1.1.5+ds1", "runc version 1.2.7", "runc version 1.0.0-rc93"] {
+        for old in [
+            "runc version 1.1.5+ds1",
+            "runc version 1.2.7",
+            "runc version 1.0.0-rc93",
+        ] {
             assert!(is_unsound(old), "{old}");
         }
-        for sound in ["runc version 1.2.8", "runc version 1.10.0", "runc version 2.0.0", "crun version 1.8"] {
+        for sound in [
+            "runc version 1.2.8",
+            "runc version 1.10.0",
+            "runc version 2.0.0",
+            "crun version 1.8",
+        ] {
             assert!(!is_unsound(sound), "{sound}");
         }
     }

@@ -91,7 +91,8 @@ fn names_of(folder: &OwnedFd) -> io::Result<Vec<CString>> {
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
         let name = entry.file_name();
-        let itself = entry.file_type() == FileType::Directory && matches!(name.to_bytes(), b"." | b"..");
+        let itself =
+            entry.file_type() == FileType::Directory && matches!(name.to_bytes(), b"." | b"..");
         if !itself {
             names.push(name.to_owned());
         }
@@ -139,6 +140,9 @@ mod tests {
         symlink(&kept, top.join("link")).expect("linked");
         remove_tree(&top).expect("removed");
         assert!(!top.exists());
-        assert_eq!(fs::read_to_string(kept.join("file")).expect("there"), "kept");
+        assert_eq!(
+            fs::read_to_string(kept.join("file")).expect("there"),
+            "kept"
+        );
     }
 }

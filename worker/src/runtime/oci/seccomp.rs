@@ -120,7 +120,11 @@ fn sockets() -> Vec<Value> {
         ];
         for (kind, protocols) in kinds {
             for protocol in protocols {
-                let conditions = [equal(0, family), masked(1, SOCKET_TYPE, kind), equal(2, *protocol)];
+                let conditions = [
+                    equal(0, family),
+                    masked(1, SOCKET_TYPE, kind),
+                    equal(2, *protocol),
+                ];
                 rules.push(allow("socket", &conditions));
             }
         }
@@ -174,16 +178,37 @@ mod tests {
         let refused: BTreeSet<&str> = words(REFUSED).into_iter().collect();
         assert_eq!(allowed.len(), words(ALLOWED).len(), "a name stands twice");
         assert!(allowed.is_disjoint(&refused));
-        for guarded in ["clone", "clone3", "socket", "socketpair", "personality", "unshare", "setns", "mount"] {
-            assert!(!allowed.contains(guarded), "{guarded} needs its arguments looked at");
+        for guarded in [
+            "clone",
+            "clone3",
+            "socket",
+            "socketpair",
+            "personality",
+            "unshare",
+            "setns",
+            "mount",
+        ] {
+            assert!(
+                !allowed.contains(guarded),
+                "{guarded} needs its arguments looked at"
+            );
         }
     }
 
     #[test]
     fn every_namespace_flag_is_looked_at() {
         let flags = [
-            0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000,
+            0x0002_0000,
+            0x0200_0000,
+            0x0400_0000,
+            0x0800_0000,
+            0x1000_0000,
+            0x2000_0000,
+            0x4000_0000,
         ];
-        assert_eq!(flags.iter().fold(0, |all, flag| all | flag), NAMESPACE_FLAGS);
+        assert_eq!(
+            flags.iter().fold(0, |all, flag| all | flag),
+            NAMESPACE_FLAGS
+        );
     }
 }

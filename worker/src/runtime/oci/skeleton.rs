@@ -26,8 +26,23 @@ pub(super) const HOST_NAME: &str = "environment";
 
 /// Mount points and folders.
 const FOLDERS: [&str; 17] = [
-    ".em/state", "app", "dev", "etc", "home", "media", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp",
-    "usr", "var/log", "var/tmp",
+    ".em/state",
+    "app",
+    "dev",
+    "etc",
+    "home",
+    "media",
+    "mnt",
+    "opt",
+    "proc",
+    "root",
+    "run",
+    "srv",
+    "sys",
+    "tmp",
+    "usr",
+    "var/log",
+    "var/tmp",
 ];
 
 /// Folders of programs that are links into `/usr`, or folders of their own on machines that have not merged them.
@@ -35,8 +50,24 @@ const PROGRAMS: [&str; 6] = ["bin", "lib", "lib32", "lib64", "libx32", "sbin"];
 
 /// What is copied of `/etc`, where it is there.
 const COPIED: [&str; 18] = [
-    "alternatives", "bash.bashrc", "debian_version", "inputrc", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime",
-    "magic", "mime.types", "perl", "profile", "protocols", "rpc", "services", "ssl/certs", "ssl/openssl.cnf", "timezone",
+    "alternatives",
+    "bash.bashrc",
+    "debian_version",
+    "inputrc",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "magic",
+    "mime.types",
+    "perl",
+    "profile",
+    "protocols",
+    "rpc",
+    "services",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "timezone",
 ];
 
 /// Beginnings of names of `/etc` that are copied too: language runtimes that keep a part of themselves there.
@@ -91,7 +122,10 @@ fn sources() -> io::Result<Vec<(PathBuf, Metadata)>> {
     for entry in fs::read_dir("/etc")? {
         let name = entry?.file_name();
         let text = name.to_string_lossy();
-        if COPIED_PREFIXES.iter().any(|prefix| text.starts_with(prefix)) {
+        if COPIED_PREFIXES
+            .iter()
+            .any(|prefix| text.starts_with(prefix))
+        {
             names.push(name.into());
         }
     }
@@ -135,7 +169,12 @@ fn hash_of(sources: &[(PathBuf, Metadata)]) -> io::Result<String> {
         }
         hash.update([u8::from(path.is_dir())]);
     }
-    Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash
+        .finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 fn make(root: &Path, sources: &[(PathBuf, Metadata)]) -> io::Result<()> {
@@ -159,9 +198,15 @@ fn make(root: &Path, sources: &[(PathBuf, Metadata)]) -> io::Result<()> {
     for (name, content) in [
         ("passwd", accounts.passwd),
         ("group", accounts.group),
-        ("hosts", format!("127.0.0.1 localhost {HOST_NAME}\n::1 localhost ip6-localhost\n")),
+        (
+            "hosts",
+            format!("127.0.0.1 localhost {HOST_NAME}\n::1 localhost ip6-localhost\n"),
+        ),
         ("hostname", format!("{HOST_NAME}\n")),
-        ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
+        (
+            "nsswitch.conf",
+            "passwd: files\ngroup: files\nhosts: files dns\n".to_owned(),
+        ),
         ("resolv.conf", String::new()),
     ] {
         fs::write(etc.join(name), content)?;
@@ -209,7 +254,12 @@ impl Accounts {
         let passwd = system(fs::read_to_string("/etc/passwd")?);
         let group: String = system(fs::read_to_string("/etc/group")?)
             .lines()
-            .map(|line| format!("{}:\n", line.rsplit_once(':').map_or(line, |(rest, _)| rest)))
+            .map(|line| {
+                format!(
+                    "{}:\n",
+                    line.rsplit_once(':').map_or(line, |(rest, _)| rest)
+                )
+            })
             .collect();
         Ok(Self {
             passwd: format!("{passwd}user:x:1000:1000:The environment's user:/app:/bin/sh\n"),
@@ -247,7 +297,13 @@ mod tests {
         let again = Skeleton::ready(folder.path(), folder.path()).expect("found");
         assert_eq!(again.root, first.root);
         assert!(mark.exists(), "it was made a second time");
-        for name in ["etc/shadow", "etc/gshadow", "etc/ssl/private", "etc/ssh", "root/.ssh"] {
+        for name in [
+            "etc/shadow",
+            "etc/gshadow",
+            "etc/ssl/private",
+            "etc/ssh",
+            "root/.ssh",
+        ] {
             assert!(!first.root.join(name).exists(), "{name}");
         }
         let passwd = fs::read_to_string(first.root.join("etc/passwd")).expect("there");

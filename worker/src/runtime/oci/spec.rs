@@ -36,11 +36,27 @@ const OPEN_FILES: u64 = 1 << 20;
 
 /// Files of `/proc` that tell of the machine, or reach into it.
 const MASKED: [&str; 12] = [
-    "/proc/acpi", "/proc/asound", "/proc/bootconfig", "/proc/cmdline", "/proc/kallsyms", "/proc/kcore", "/proc/keys",
-    "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/bootconfig",
+    "/proc/cmdline",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
 ];
 /// Files of `/proc` that set something.
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// What one container is made of.
 pub(super) struct Container<'a> {
@@ -96,7 +112,11 @@ impl Container<'_> {
             ("--memory-cgroup-fd", self.memory_fd),
         ];
         for (flag, number) in numbers {
-            args.extend(number.into_iter().flat_map(|number| [flag.to_owned(), number.to_string()]));
+            args.extend(
+                number
+                    .into_iter()
+                    .flat_map(|number| [flag.to_owned(), number.to_string()]),
+            );
         }
         args.extend(["--uid", &USER.to_string(), "--gid", &USER.to_string()].map(str::to_owned));
         let allowed = getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES);
@@ -127,16 +147,37 @@ impl Container<'_> {
         let mut mounts = vec![
             special("/proc", "proc", "nosuid,nodev,noexec"),
             special("/dev", "tmpfs", "nosuid,noexec,mode=755,size=65536"),
-            special("/dev/pts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
+            special(
+                "/dev/pts",
+                "devpts",
+                "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5",
+            ),
             special("/dev/mqueue", "mqueue", "nosuid,nodev,noexec"),
-            special("/dev/shm", "tmpfs", &format!("nosuid,nodev,mode=1777,{half}")),
+            special(
+                "/dev/shm",
+                "tmpfs",
+                &format!("nosuid,nodev,mode=1777,{half}"),
+            ),
             special("/tmp", "tmpfs", &format!("nosuid,nodev,mode=1777,{half}")),
-            special("/var/tmp", "tmpfs", &format!("nosuid,nodev,mode=1777,{half}")),
+            special(
+                "/var/tmp",
+                "tmpfs",
+                &format!("nosuid,nodev,mode=1777,{half}"),
+            ),
             special("/run", "tmpfs", "nosuid,nodev,mode=755,size=16777216"),
             special("/root", "tmpfs", &format!("nosuid,nodev,mode=700,{half}")),
-            special("/home", "tmpfs", &format!("nosuid,nodev,mode=755,{owner},{half}")),
+            special(
+                "/home",
+                "tmpfs",
+                &format!("nosuid,nodev,mode=755,{owner},{half}"),
+            ),
         ];
-        mounts.extend(self.skeleton.binds.iter().map(|path| bind(path, path, "ro,nosuid,nodev")));
+        mounts.extend(
+            self.skeleton
+                .binds
+                .iter()
+                .map(|path| bind(path, path, "ro,nosuid,nodev")),
+        );
         mounts.extend([
             bind(self.volume, Path::new(VOLUME), "rw,nosuid,nodev"),
             bind(self.state, Path::new(STATE), "rw,nosuid,nodev,noexec"),
@@ -167,7 +208,12 @@ impl Container<'_> {
 
     fn limits(&self) -> Value {
         let memory = self.resources.memory.0;
-        let quota = self.resources.cpu.millis.saturating_mul(PERIOD / 1000).max(LEAST_QUOTA);
+        let quota = self
+            .resources
+            .cpu
+            .millis
+            .saturating_mul(PERIOD / 1000)
+            .max(LEAST_QUOTA);
         json!({
             "devices": [{"allow": false, "access": "rwm"}],
             // Memory and swap together: so there is no swap.

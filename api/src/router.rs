@@ -1,0 +1,110 @@
+//! Every route on one screen.
+//!
+//! The document at `/openapi.json` is made of the same list, so that no route is missing in it.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::middleware::{from_fn, from_fn_with_state};
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi as _;
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::auth::require_key;
+use crate::layers::{observe, on_panic, render};
+use crate::problem::Problem;
+use crate::routes::{environments, exec, jobs, output, service};
+use crate::service::{ApiDeps, App, Service};
+
+/// Routes that need no key.
+fn open() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(service::health)) //                                  /health
+        .routes(routes!(service::ready)) //                                   /ready
+        .routes(routes!(service::openapi)) //                                 /openapi.json
+}
+
+/// Routes that need a key.
+#[rustfmt::skip]
+fn guarded() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        // The service's own.
+        .routes(routes!(service::status)) //                                  /status
+        .routes(routes!(service::metrics)) //                                 /metrics
+        // Environments.
+        .routes(routes!(environments::list, environments::create)) //         /v1/environments
+        .routes(routes!(environments::get, environments::delete)) //          /v1/environments/{env}
+        .routes(routes!(environments::stop)) //                               /v1/environments/{env}/stop
+        .routes(routes!(environments::start)) //                              /v1/environments/{env}/start
+        // Commands and other jobs.
+        .routes(routes!(exec::submit)) //                                     /v1/environments/{env}/exec
+        .routes(routes!(jobs::list)) //                                       /v1/jobs
+        .routes(routes!(jobs::get)) //                                        /v1/jobs/{id}
+        .routes(routes!(jobs::cancel)) //                                     /v1/jobs/{id}/cancel
+        .routes(routes!(output::window)) //                                   /v1/jobs/{id}/output
+}
+
+/// The API as a service of its own. Waiting requests wait as long as they like: [`crate::serve`] has a signal for them.
+pub fn router(deps: ApiDeps) -> Router {
+    build(deps, CancellationToken::new())
+}
+
+/// The API, whose waiting requests answer at once from `stopping` on.
+pub(crate) fn build(deps: ApiDeps, stopping: CancellationToken) -> Router {
+    let app: App = Arc::new(Service { deps, stopping });
+    let (open, _) = open().split_for_parts();
+    let (guarded, _) = guarded().split_for_parts();
+    let guarded = guarded.route_layer(from_fn_with_state(app.clone(), require_key));
+    open.merge(guarded)
+        .fallback(async || Problem::not_found("there is no such route"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "the route does not take this method",
+            )
+        })
+        .layer(CatchPanicLayer::custom(on_panic))
+        .layer(from_fn(render))
+        .layer(from_fn_with_state(app.clone(), observe))
+        .with_state(app)
+}
+
+/// The document that describes every route.
+pub fn openapi() -> OpenApi {
+    let mut document = About::openapi();
+    document.merge(open().into_openapi());
+    document.merge(guarded().into_openapi());
+    document
+        .components
+        .get_or_insert_default()
+        .security_schemes
+        .insert(
+            "key".to_owned(),
+            SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)).into(),
+        );
+    document
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Environment Manager",
+        description = "Isolated environments for agents, and jobs in them.",
+    ),
+    security(("key" = [])),
+    tags(
+        (name = "environments", description = "Isolated places to run commands in"),
+        (name = "jobs", description = "Commands and other work, and their output"),
+        (name = "files", description = "Files in an environment"),
+        (name = "artifacts", description = "Files that were copied out of environments"),
+        (name = "original", description = "The original endpoints; errors are {\"detail\": …}"),
+        (name = "service", description = "The service itself"),
+    )
+)]
+struct About;

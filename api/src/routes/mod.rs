@@ -1,0 +1,8 @@
+//! One file per resource.
+
+pub(crate) mod environments;
+pub(crate) mod exec;
+pub(crate) mod jobs;
+pub(crate) mod output;
+pub(crate) mod requests;
+pub(crate) mod service;

@@ -24,9 +24,8 @@ pub(crate) fn open(
                 binary: settings.binary.clone(),
                 ..OciSettings::new(data_dir.join("environments"))
             };
-            let runtime = OciRuntime::open(&oci, instance, clock).map_err(|error| {
-                Failure::told(&error)
-            })?;
+            let runtime =
+                OciRuntime::open(&oci, instance, clock).map_err(|error| Failure::told(&error))?;
             Ok(Arc::new(runtime))
         }
     }

@@ -12,7 +12,6 @@ pub mod artifact;
 pub mod clock;
 pub mod config;
 pub mod data_dir;
-pub mod data_dir;
 pub mod directory_blobs;
 pub mod embedded_queue;
 pub mod environment;

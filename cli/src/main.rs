@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(settings) => return serve::serve(settings),
-        Command::Openapi => print::line(&api::openapi())?,
+        Command::Openapi => openapi()?,
         Command::Config(ConfigCommand::Check(settings)) => config_command::check(settings)?,
         Command::Config(ConfigCommand::Show(settings)) => config_command::show(settings)?,
         Command::Version => print::line(&format!(
@@ -42,4 +42,11 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         ))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn openapi() -> Result<(), Failure> {
+    let document = api::openapi()
+        .to_pretty_json()
+        .map_err(|error| Failure::new("the OpenAPI document cannot be written", error))?;
+    print::line(&document)
 }

@@ -5,10 +5,10 @@ use axum::http::header::{LOCATION, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use shared::ids::JobId;
-use shared::job::Job;
+use shared::job::{Job, JobResult, JobState};
 
 use crate::extract::Prefer;
-use crate::problem::X_JOB_ID;
+use crate::problem::{Problem, X_JOB_ID};
 use crate::views::JobView;
 
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -31,6 +31,25 @@ pub(crate) fn job(prefer: Prefer, job: &Job) -> Response {
         StatusCode::ACCEPTED
     };
     (status, headers, Json(JobView::of(job))).into_response()
+}
+
+/// The end of a job whose result is the answer itself: what `show` makes of it, `202` where it has not ended, an error
+/// where it did not succeed.
+pub(crate) fn result(
+    prefer: Prefer,
+    ended: &Job,
+    show: impl FnOnce(&JobResult) -> Option<Response>,
+) -> Result<Response, Problem> {
+    if !ended.state.is_terminal() {
+        return Ok(job(prefer, ended));
+    }
+    match (ended.state, &ended.result) {
+        (JobState::Succeeded, Some(result)) => {
+            let response = show(result).ok_or_else(Problem::internal)?;
+            Ok(of_job(ended.id, waited(prefer, response)))
+        }
+        _ => Err(Problem::of_end(ended)),
+    }
 }
 
 /// A response to a call that only waited: what was applied of its preferences.

@@ -16,6 +16,7 @@
 
 mod answer;
 mod auth;
+mod download;
 mod extract;
 mod layers;
 mod legacy;
@@ -24,6 +25,7 @@ mod router;
 mod routes;
 mod serve;
 mod service;
+mod stage;
 mod submit;
 mod validate;
 mod views;

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use shared::admission::Refusal;
 use shared::ids::{InvalidId, JobId};
+use shared::job::{Job, JobState};
 use shared::ports::{BlobError, ListError, StoreError, SubmitError};
 use utoipa::ToSchema;
 
@@ -145,10 +146,25 @@ impl Problem {
         )
     }
 
-    /// The same error, naming the job whose end it is.
-    pub(crate) fn of_job(mut self, job: JobId) -> Self {
-        self.job = Some(job);
-        self
+    /// The end of a job that did not succeed, where the call itself is answered with it.
+    pub(crate) fn of_end(job: &Job) -> Self {
+        let (code, detail) = match &job.error {
+            Some(error) => (error.code.clone(), error.message.clone()),
+            None => (
+                job.state.as_str().to_owned(),
+                "the job did not succeed".to_owned(),
+            ),
+        };
+        let status = match job.state {
+            JobState::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            JobState::Lost => StatusCode::SERVICE_UNAVAILABLE,
+            JobState::Cancelled if code != "environment_deleted" => StatusCode::CONFLICT,
+            _ => status_of(&code),
+        };
+        Self {
+            job: Some(job.id),
+            ..Self::new(status, code, detail)
+        }
     }
 
     /// The body for everybody but the clients of the original endpoints.
@@ -163,6 +179,39 @@ impl Problem {
             errors: (!self.errors.is_empty()).then(|| self.errors.clone()),
             job: self.job,
         }
+    }
+}
+
+/// The HTTP status of a job's `error.code`. What is not listed is no fault of the caller's.
+fn status_of(code: &str) -> StatusCode {
+    match code {
+        "file_not_found" => StatusCode::NOT_FOUND,
+        "permission_denied" | "read_only" => StatusCode::FORBIDDEN,
+        "not_a_directory"
+        | "is_a_directory"
+        | "not_a_regular_file"
+        | "directory_not_empty"
+        | "changed_while_read"
+        | "interrupted"
+        | "environment_stopped"
+        | "environment_failed"
+        | "environment_killed"
+        | "environment_restarted" => StatusCode::CONFLICT,
+        "environment_deleted" => StatusCode::GONE,
+        "range_not_satisfiable" => StatusCode::RANGE_NOT_SATISFIABLE,
+        "name_too_long"
+        | "invalid_path"
+        | "too_many_links"
+        | "file_refused"
+        | "invalid_destination"
+        | "command_not_found"
+        | "not_executable"
+        | "workdir_not_found"
+        | "user_not_found"
+        | "start_failed"
+        | "image_not_found" => StatusCode::UNPROCESSABLE_ENTITY,
+        "no_space" => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

@@ -17,8 +17,9 @@ use utoipa_axum::routes;
 
 use crate::auth::require_key;
 use crate::layers::{observe, on_panic, render};
+use crate::legacy;
 use crate::problem::Problem;
-use crate::routes::{environments, exec, jobs, output, service};
+use crate::routes::{artifacts, content, environments, exec, files, jobs, output, service};
 use crate::service::{ApiDeps, App, Service};
 
 /// Routes that need no key.
@@ -41,12 +42,27 @@ fn guarded() -> OpenApiRouter<App> {
         .routes(routes!(environments::get, environments::delete)) //          /v1/environments/{env}
         .routes(routes!(environments::stop)) //                               /v1/environments/{env}/stop
         .routes(routes!(environments::start)) //                              /v1/environments/{env}/start
+        // Files and artifacts.
+        .routes(routes!(files::list, files::delete)) //                       /v1/environments/{env}/files
+        .routes(routes!(content::get, content::put)) //                       /v1/environments/{env}/files/content
+        .routes(routes!(artifacts::publish)) //                               /v1/environments/{env}/artifacts
+        .routes(routes!(artifacts::list)) //                                  /v1/artifacts
+        .routes(routes!(artifacts::get)) //                                   /v1/artifacts/{id}
+        .routes(routes!(artifacts::content)) //                               /v1/artifacts/{id}/content
         // Commands and other jobs.
         .routes(routes!(exec::submit)) //                                     /v1/environments/{env}/exec
         .routes(routes!(jobs::list)) //                                       /v1/jobs
         .routes(routes!(jobs::get)) //                                        /v1/jobs/{id}
         .routes(routes!(jobs::cancel)) //                                     /v1/jobs/{id}/cancel
         .routes(routes!(output::window)) //                                   /v1/jobs/{id}/output
+        // The original endpoints.
+        .routes(routes!(legacy::create_environment)) //                       /create_environment
+        .routes(routes!(legacy::delete_environment)) //                       /delete_environment
+        .routes(routes!(legacy::exec_in_environment)) //                      /exec_in_environment
+        .routes(routes!(legacy::upload_to_environment)) //                    /upload_to_environment
+        .routes(routes!(legacy::download_from_environment)) //                /download_from_environment
+        .routes(routes!(legacy::list_files_in_environment)) //                /list_files_in_environment
+        .routes(routes!(legacy::upload_to_cloud_and_index)) //                /upload_to_cloud_and_index
 }
 
 /// The API as a service of its own. Waiting requests wait as long as they like: [`crate::serve`] has a signal for them.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use shared::admission::JobRequest;
 use shared::clock::new_job_id;
 use shared::environment::EnvironmentSpec;
-use shared::ids::{EnvironmentId, JobId};
-use shared::job::{Job, JobInput};
-use shared::ports::{Idempotency, Submission, SubmitError};
+use shared::ids::{EnvironmentId, JobId, JobRef};
+use shared::job::{ByteContent, Job, JobInput};
+use shared::ports::{Idempotency, StoreError, Submission, SubmitError};
 
 use crate::extract::Call;
 use crate::problem::Problem;
@@ -34,8 +34,18 @@ pub(crate) struct Order {
 impl Service {
     /// An order without labels, spec and idempotency key, under a new job id.
     pub(crate) fn order(&self, environment: EnvironmentId, input: JobInput) -> Order {
+        self.order_as(self.new_job(), environment, input)
+    }
+
+    /// A new job id.
+    pub(crate) fn new_job(&self) -> JobId {
+        new_job_id(self.deps.clock.as_ref())
+    }
+
+    /// An order under a job id that was made beforehand, so that bytes could be staged under it.
+    pub(crate) fn order_as(&self, id: JobId, environment: EnvironmentId, input: JobInput) -> Order {
         Order {
-            id: new_job_id(self.deps.clock.as_ref()),
+            id,
             environment,
             input,
             labels: BTreeMap::new(),
@@ -45,7 +55,29 @@ impl Service {
     }
 
     /// Commits the job and tells the queue of it. The job is another than the order's where the order is a repetition.
+    /// What was staged for a job that is certain not to be goes.
     pub(crate) async fn submit(&self, call: &Call, order: Order) -> Result<Job, SubmitError> {
+        let staged = matches!(
+            &order.input,
+            JobInput::Upload {
+                content: ByteContent::Staged { .. },
+                ..
+            }
+        );
+        let at = call.job(order.id);
+        let accepted = self.commit(call, order).await;
+        let unused = match &accepted {
+            Ok(job) => job.id != at.job,
+            Err(SubmitError::Store(StoreError::Unknown(_))) => false,
+            Err(_) => true,
+        };
+        if staged && unused {
+            self.unstage(&at).await;
+        }
+        accepted
+    }
+
+    async fn commit(&self, call: &Call, order: Order) -> Result<Job, SubmitError> {
         let submission = Submission {
             request: JobRequest {
                 id: order.id,
@@ -67,6 +99,17 @@ impl Service {
             }
         }
         Ok(job)
+    }
+
+    /// Removes what was staged for an upload. What cannot be removed now goes by its age.
+    async fn unstage(&self, at: &JobRef) {
+        let removed = match shared::staging::part(at, 0) {
+            Ok(name) => self.deps.blobs.delete(&name).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(%error, job = %at.job, "staged content could not be removed");
+        }
     }
 
     /// Submits and waits until the job has ended, the time is over, or the service stops; the job as it is then.

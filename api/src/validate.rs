@@ -17,7 +17,7 @@ const MAX_STRING: usize = 128 * 1024 - 1;
 const MAX_STRINGS: usize = 512 * 1024;
 
 /// Bytes of a path at most, as in the kernel.
-pub(crate) const MAX_PATH: usize = 4095;
+const MAX_PATH: usize = 4095;
 
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_NAME: usize = 128;
@@ -123,10 +123,10 @@ impl Faults {
     }
 
     /// A file or folder of an environment.
-    pub(crate) fn path(&mut self, path: &Octets) {
+    pub(crate) fn path(&mut self, field: &str, path: &Octets) {
         self.unless(
             (1..=MAX_PATH).contains(&path.len()) && !path.0.contains(&0),
-            "path",
+            field,
             "must be 1 to 4095 bytes without NUL",
         );
     }
@@ -231,9 +231,9 @@ mod tests {
         for bad in [&[][..], &[""], &["a\0"], &["a", "b\0"]] {
             assert!(faulty(|f| f.command(bad)), "{bad:?}");
         }
-        assert!(!faulty(|f| f.path(&Octets::from(vec![0xff]))));
-        assert!(faulty(|f| f.path(&Octets::from("a\0b"))));
-        assert!(faulty(|f| f.path(&Octets::from(""))));
+        assert!(!faulty(|f| f.path("path", &Octets::from(vec![0xff]))));
+        assert!(faulty(|f| f.path("path", &Octets::from("a\0b"))));
+        assert!(faulty(|f| f.path("path", &Octets::from(""))));
         assert!(faulty(|f| f.workdir("app")));
         assert!(faulty(|f| f.workdir("/a\0")));
     }

@@ -54,7 +54,7 @@ impl<T: DeserializeOwned> FromRequest<App> for OptionalBody<T> {
 }
 
 /// A body's bytes, `limit` at most.
-pub(crate) async fn read_all(body: Body, limit: u64) -> Result<Bytes, Problem> {
+async fn read_all(body: Body, limit: u64) -> Result<Bytes, Problem> {
     let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
     match limited.collect().await {
         Ok(collected) => Ok(collected.to_bytes()),

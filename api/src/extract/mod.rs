@@ -6,7 +6,7 @@ mod id;
 mod params;
 mod prefer;
 
-pub(crate) use body::{JsonBody, OptionalBody, read_all};
+pub(crate) use body::{JsonBody, OptionalBody};
 pub(crate) use call::Call;
 pub(crate) use id::{ArtifactPath, EnvironmentPath, JobPath};
 pub(crate) use params::Params;

@@ -19,4 +19,4 @@ pub(crate) use file::{ListingView, RemovedView, UploadedView, name_in_token};
 pub(crate) use job::JobView;
 pub(crate) use output::{OutputWindow, Window};
 pub(crate) use page::{ArtifactPage, EnvironmentPage, JobPage};
-pub(crate) use text::{BASE64, Texts};
+pub(crate) use text::BASE64;

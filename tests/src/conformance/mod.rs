@@ -1,7 +1,5 @@
-//! One suite per port, which every adapter passes.
-//!
-//! A suite takes a function that makes an empty adapter. What has to outlive the adapter, such as a folder, is held by
-//! the caller.
+//! The conformance suites: one per port, which every adapter passes.
 
 pub mod blobs;
 pub mod queue;
+pub mod store;

@@ -1,4 +1,7 @@
-//! The conformance suites: one per port, which every adapter passes.
+//! One suite per port, which every adapter passes.
+//!
+//! A suite takes a function that makes an empty adapter. What has to outlive the adapter, such as a folder, is held by
+//! the caller.
 
 pub mod blobs;
 pub mod queue;

@@ -32,10 +32,18 @@ pub fn begin(settings: &TelemetrySettings) -> Result<(), TelemetryError> {
         .with_env_filter(filter(&settings.level)?)
         .with_writer(std::io::stderr)
         .with_ansi(terminal);
-    let begun = match settings.log {
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-        LogFormat::Auto if !terminal => log.json().flatten_event(true).try_init(),
-        LogFormat::Auto | LogFormat::Text => log.try_init(),
+    let text = match settings.log {
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => terminal,
+    };
+    let begun = if text {
+        log.try_init()
+    } else {
+        log.json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .try_init()
     };
     begun.map_err(|_| TelemetryError::Begun)
 }

@@ -38,15 +38,19 @@ pub(crate) fn run() -> io::Result<()> {
                     pid: main.as_raw(),
                     cgroups,
                 },
-            )?;
+            );
             watch(main, &control, &child_ended)
         }
-        Err((stage, errno)) => report(&control, Event::Failed { stage, errno }),
+        Err((stage, errno)) => {
+            report(&control, Event::Failed { stage, errno });
+            Ok(())
+        }
     }
 }
 
-fn report(mut control: &UnixStream, event: Event) -> io::Result<()> {
-    control.write_all(&event.encode())
+fn report(mut control: &UnixStream, event: Event) {
+    // PID 1 may have let go by now, or died; reading from it tells which.
+    let _ = control.write_all(&event.encode());
 }
 
 /// Why a command did not start.
@@ -80,7 +84,8 @@ fn watch(main: Pid, control: &UnixStream, child_ended: &SignalFd) -> io::Result<
         // Reaping comes first: children may have ended before the first wait.
         while child_ended.read_signal()?.is_some() {}
         if reap(main, control)? == Left::Nothing {
-            return report(control, Event::Empty);
+            report(control, Event::Empty);
+            return Ok(());
         }
         let mut wait = [
             PollFd::new(control.as_fd(), PollFlags::POLLIN),
@@ -112,7 +117,7 @@ fn reap(main: Pid, control: &UnixStream) -> io::Result<Left> {
                     (None, Some(signal)) => Event::Signalled { signal },
                     (None, None) => continue,
                 };
-                report(control, event)?;
+                report(control, event);
             }
             Ok(None) => return Ok(Left::Something),
             Err(rustix::io::Errno::CHILD) => return Ok(Left::Nothing),

@@ -11,12 +11,13 @@ use super::layers::Layers;
 use super::{ServerSettings, keys};
 
 /// Names in `EM_` that are no settings: the data folder, and what clients, the build and tests read.
-const NOT_SETTINGS: [&str; 5] = [
+const NOT_SETTINGS: [&str; 6] = [
     "EM_DATA_DIR",
     "EM_URL",
     "EM_API_KEY",
     "EM_RUNNER_BIN",
     "EM_FAILPOINT",
+    "EM_BIN",
 ];
 
 /// A name that existing deployments set, and the key that it stands for.

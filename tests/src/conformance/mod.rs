@@ -5,3 +5,4 @@
 
 pub mod blobs;
 pub mod queue;
+pub mod store;

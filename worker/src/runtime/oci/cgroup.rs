@@ -166,7 +166,7 @@ fn detached(folder: &Path) -> io::Result<OwnedFd> {
 fn remove_once(top: &Path, name: &str) -> io::Result<()> {
     let folders = folders_below(top)?;
     for folder in &folders {
-        for pid in members(folder)? {
+        for pid in members(folder)?.lines() {
             process::kill_member(pid, name)?;
         }
     }
@@ -200,15 +200,17 @@ fn folders_below(top: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn members(folder: &Path) -> io::Result<Vec<i32>> {
+/// The pids in a cgroup, a line each.
+fn members(folder: &Path) -> io::Result<String> {
     match fs::read_to_string(folder.join("cgroup.procs")) {
-        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        // A hierarchy whose folder is being removed answers so.
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => {
-            Ok(Vec::new())
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                // So says one that is being removed.
+                || error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) =>
+        {
+            Ok(String::new())
         }
-        Err(error) => Err(error),
+        other => other,
     }
 }
 

@@ -57,9 +57,14 @@ impl FirstProcess {
     }
 }
 
+/// A pid as the kernel writes it; nothing where it is none.
+fn pid_of(text: &str) -> Option<Pid> {
+    text.trim().parse().ok().filter(|pid| *pid > 0).and_then(Pid::from_raw)
+}
+
 /// Kills a process if it is in this cgroup or below it.
-pub(super) fn kill_member(pid: i32, cgroup: &str) -> io::Result<()> {
-    let Some(pid) = Pid::from_raw(pid) else {
+pub(super) fn kill_member(pid: &str, cgroup: &str) -> io::Result<()> {
+    let Some(pid) = pid_of(pid) else {
         return Ok(());
     };
     let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else {
@@ -95,7 +100,7 @@ pub(super) fn ended(descriptor: &OwnedFd, limit: Option<Duration>) -> io::Result
 
 fn read_pid(path: &Path) -> io::Result<Option<Pid>> {
     match fs::read_to_string(path) {
-        Ok(text) => Ok(text.trim().parse().ok().and_then(Pid::from_raw)),
+        Ok(text) => Ok(pid_of(&text)),
         Err(error)
             if matches!(
                 error.kind(),

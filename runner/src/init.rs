@@ -12,6 +12,7 @@ use rustix::thread::CapabilitySet;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Listen, Settings};
+use crate::files::{Files, Identity, IdentityPool};
 use crate::ids::Incarnation;
 use crate::jobs::{Cgroups, Jobs, Launcher, tree};
 use crate::{reap, service, socket, sys};
@@ -56,10 +57,11 @@ pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
             .mode(0o700)
             .create(&settings.state),
     )?;
+    let can_switch = can_switch_users();
     let launcher = Launcher {
         uid: settings.uid,
         gid: settings.gid,
-        can_switch: can_switch_users(),
+        can_switch,
         volume: settings.volume.clone(),
         open_files,
         cgroups,
@@ -69,6 +71,15 @@ pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
         "state folder",
         Jobs::open(&settings.state, incarnation, launcher, max_fds),
     )?);
+    let identity = match can_switch && (settings.uid, settings.gid) != own_ids() {
+        true => Identity::User {
+            uid: settings.uid,
+            gid: settings.gid,
+        },
+        false => Identity::Own,
+    };
+    let pool = step("file threads", IdentityPool::start(identity))?;
+    let files = Files::new(pool, settings.volume.clone(), Arc::clone(&jobs));
     // Last, since changes of this process' rights reset it.
     step(
         "dumpable flag",
@@ -78,10 +89,10 @@ pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
         .worker_threads(2)
         .enable_all()
         .build();
-    step("threads", runtime)?.block_on(serve(listener, jobs))
+    step("threads", runtime)?.block_on(serve(listener, jobs, files))
 }
 
-async fn serve(listener: UnixListener, jobs: Arc<Jobs>) -> Result<(), InitError> {
+async fn serve(listener: UnixListener, jobs: Arc<Jobs>, files: Files) -> Result<(), InitError> {
     let listener = step(
         "listening socket",
         tokio::net::UnixListener::from_std(listener),
@@ -90,7 +101,7 @@ async fn serve(listener: UnixListener, jobs: Arc<Jobs>) -> Result<(), InitError>
     let mut interrupt = step("signals", signal(SignalKind::interrupt()))?;
     let reaping = tokio::spawn(reap::reap_children());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = service::serve(listener, Arc::clone(&jobs), async {
+    let serving = service::serve(listener, Arc::clone(&jobs), files, async {
         // A dropped sender means the same.
         let _ = stopped.await;
     });
@@ -148,6 +159,13 @@ fn raise_open_files() -> (u64, u64) {
         Ok(()) => (soft, hard),
         Err(_) => (soft, soft),
     }
+}
+
+fn own_ids() -> (u32, u32) {
+    (
+        nix::unistd::geteuid().as_raw(),
+        nix::unistd::getegid().as_raw(),
+    )
 }
 
 fn can_switch_users() -> bool {

@@ -63,12 +63,12 @@ async fn a_tree_beyond_its_time_is_wholly_gone() {
     };
     let finished = runner.run(request).await;
     assert_eq!(processes_with("300.72"), [0; 0]);
+    assert_eq!(finished.text(), "up\n");
     let record = finished.record;
     assert_eq!(
         (record.cause(), record.tree_confirmed_gone),
         (Cause::TimedOut, true)
     );
-    assert_eq!(finished.text(), "up\n");
     assert!(record.duration_ms >= 300);
 }
 

@@ -4,3 +4,5 @@
 //! the caller.
 
 pub mod blobs;
+pub mod queue;
+pub mod store;

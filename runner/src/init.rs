@@ -1,0 +1,156 @@
+//! PID 1: sets the process up, serves, and ends in order.
+
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::thread::CapabilitySet;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::{Listen, Settings};
+use crate::ids::Incarnation;
+use crate::jobs::{Cgroups, Jobs, Launcher, tree};
+use crate::{reap, service, socket, sys};
+
+/// Between TERM and KILL for all jobs when PID 1 itself is told to end.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// How long open calls may take to deliver the last records.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Why PID 1 could not serve.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InitError {
+    #[error("{0}: {1}")]
+    Step(&'static str, #[source] io::Error),
+    #[error("the server ended: {0}")]
+    Server(#[from] tonic::transport::Error),
+}
+
+fn step<T>(what: &'static str, outcome: io::Result<T>) -> Result<T, InitError> {
+    outcome.map_err(|error| InitError::Step(what, error))
+}
+
+/// Serves until TERM or INT; then ends all jobs, writes their records, and returns.
+pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
+    let listener = step("listening socket", listener(&settings.listen))?;
+    let cgroups = cgroups(settings)?;
+    step("inherited descriptors", sys::close_all_on_exec())?;
+    sys::ignore_write_signals();
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    step(
+        "child subreaper",
+        nix::sys::prctl::set_child_subreaper(true).map_err(Into::into),
+    )?;
+    // Without the right to it (or in a user namespace that forbids it) the groups stay as the runtime chose them.
+    let _ = nix::unistd::setgroups(&[]);
+    let (open_files, max_fds) = raise_open_files();
+    step(
+        "state folder",
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&settings.state),
+    )?;
+    let launcher = Launcher {
+        uid: settings.uid,
+        gid: settings.gid,
+        can_switch: can_switch_users(),
+        volume: settings.volume.clone(),
+        open_files,
+        cgroups,
+    };
+    let incarnation = step("random bytes", Incarnation::random())?;
+    let jobs = Arc::new(step(
+        "state folder",
+        Jobs::open(&settings.state, incarnation, launcher, max_fds),
+    )?);
+    // Last, since changes of this process' rights reset it.
+    step(
+        "dumpable flag",
+        nix::sys::prctl::set_dumpable(false).map_err(Into::into),
+    )?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    step("threads", runtime)?.block_on(serve(listener, jobs))
+}
+
+async fn serve(listener: UnixListener, jobs: Arc<Jobs>) -> Result<(), InitError> {
+    let listener = step(
+        "listening socket",
+        tokio::net::UnixListener::from_std(listener),
+    )?;
+    let mut term = step("signals", signal(SignalKind::terminate()))?;
+    let mut interrupt = step("signals", signal(SignalKind::interrupt()))?;
+    let reaping = tokio::spawn(reap::reap_children());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = service::serve(listener, Arc::clone(&jobs), async {
+        // A dropped sender means the same.
+        let _ = stopped.await;
+    });
+    tokio::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return ended.map_err(InitError::Server),
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let ended = async {
+        jobs.shut_down(SHUTDOWN_GRACE).await;
+        drop(stop);
+        // Whoever is still there was left behind by a job, and its environment ends now.
+        let own = tree::Pid::try_from(std::process::id()).unwrap_or(1);
+        let _ = tokio::task::spawn_blocking(move || tree::kill_rounds(own, SHUTDOWN_GRACE)).await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::pin!(ended);
+    tokio::select! {
+        ended = &mut serving => ended?,
+        () = &mut ended => {}
+    }
+    ended.await;
+    reaping.abort();
+    Ok(())
+}
+
+fn listener(listen: &Listen) -> io::Result<UnixListener> {
+    let listener = match listen {
+        Listen::Fd(number) => UnixListener::from(sys::adopt_fd(*number)?),
+        Listen::Path(path) => socket::listen(path)?,
+    };
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn cgroups(settings: &Settings) -> Result<Cgroups, InitError> {
+    let adopt = |number: Option<RawFd>| -> Result<Option<OwnedFd>, InitError> {
+        number
+            .map(|number| step("cgroup descriptor", sys::adopt_fd(number)))
+            .transpose()
+    };
+    Ok(Cgroups::new(
+        adopt(settings.cgroup_fd)?,
+        adopt(settings.memory_cgroup_fd)?,
+    ))
+}
+
+/// Raises the soft limit of open files to the hard one; answers what it was and what it is.
+fn raise_open_files() -> (u64, u64) {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return (1024, 1024);
+    };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => (soft, hard),
+        Err(_) => (soft, soft),
+    }
+}
+
+fn can_switch_users() -> bool {
+    let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
+}

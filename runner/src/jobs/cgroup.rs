@@ -1,0 +1,219 @@
+//! One cgroup per job, where the runtime delegated a folder: the surest way to end a tree, and the way to count what
+//! the kernel killed for memory.
+//!
+//! Only the command's process joins, never its supervisor, which must survive the tree to report its end. Everything
+//! here is best effort: a job without a cgroup is watched and killed through `/proc` like any other.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use crate::ids::JobId;
+
+/// Old cgroups that are looked at again after each job.
+const RETRIES_AT_ONCE: usize = 32;
+
+/// The folders that the runtime delegated.
+pub(crate) struct Cgroups {
+    /// Of the v2 hierarchy, for trees.
+    trees: Option<OwnedFd>,
+    /// Of the memory hierarchy, unless it is the one of trees.
+    memory: Option<OwnedFd>,
+    /// `trees` counts memory too.
+    trees_count_memory: bool,
+    /// Names that were still in use when their job ended.
+    leftovers: Mutex<Vec<String>>,
+}
+
+/// One cgroup of one job.
+struct Child {
+    folder: OwnedFd,
+    /// Writing `0` to it moves the writer in.
+    procs: OwnedFd,
+}
+
+/// The cgroups of one job.
+#[derive(Default)]
+pub(crate) struct JobCgroups {
+    tree: Option<Child>,
+    memory: Option<Child>,
+    name: String,
+}
+
+impl Cgroups {
+    /// Uses the folders given on the command line.
+    pub(crate) fn new(trees: Option<OwnedFd>, memory: Option<OwnedFd>) -> Self {
+        let trees_count_memory = match (&trees, &memory) {
+            (Some(trees), Some(memory)) => is_same(trees, memory),
+            _ => false,
+        };
+        let memory = memory.filter(|_| !trees_count_memory);
+        Self {
+            trees,
+            memory,
+            trees_count_memory,
+            leftovers: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Makes the cgroups of a job, as far as that is possible.
+    pub(crate) fn make(&self, job: &JobId) -> JobCgroups {
+        let name = format!("job-{job}");
+        let make = |parent: &Option<OwnedFd>| make_child(parent.as_ref()?, &name).ok();
+        let (tree, memory) = (make(&self.trees), make(&self.memory));
+        JobCgroups { tree, memory, name }
+    }
+
+    /// Processes of the job that the kernel killed for memory.
+    pub(crate) fn oom_kills(&self, job: &JobCgroups) -> u64 {
+        let (folder, file) = match (&job.memory, &job.tree) {
+            (Some(memory), _) => (memory, "memory.oom_control"),
+            (None, Some(tree)) if self.trees_count_memory => (tree, "memory.events"),
+            _ => return 0,
+        };
+        // A memory folder of its own may also be one of the v2 hierarchy.
+        let text = read(&folder.folder, file)
+            .or_else(|_| read(&folder.folder, "memory.events"))
+            .unwrap_or_default();
+        value(&text, "oom_kill").unwrap_or(0)
+    }
+
+    /// Removes the cgroups of a job, now or, if processes are left in them, after a later job.
+    pub(crate) fn remove(&self, job: JobCgroups) {
+        let JobCgroups { tree, memory, name } = job;
+        if tree.is_none() && memory.is_none() {
+            return;
+        }
+        drop((tree, memory));
+        let mut leftovers = self
+            .leftovers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        leftovers.push(name);
+        let untried = leftovers.len().saturating_sub(RETRIES_AT_ONCE);
+        let tried = leftovers.split_off(untried);
+        let kept: Vec<String> = tried
+            .into_iter()
+            .filter(|name| !self.remove_named(name))
+            .collect();
+        // To the front, so that each gets its turn.
+        leftovers.splice(..0, kept);
+    }
+
+    fn remove_named(&self, name: &str) -> bool {
+        let remove = |parent: &Option<OwnedFd>| {
+            parent.as_ref().is_none_or(|parent| {
+                matches!(
+                    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR),
+                    Ok(()) | Err(rustix::io::Errno::NOENT)
+                )
+            })
+        };
+        let (tree, memory) = (remove(&self.trees), remove(&self.memory));
+        tree && memory
+    }
+}
+
+impl JobCgroups {
+    /// The `cgroup.procs` files that the command's process must write itself into: the tree's first, if there is one.
+    pub(crate) fn procs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [&self.tree, &self.memory]
+            .into_iter()
+            .flatten()
+            .map(|child| child.procs.as_fd())
+    }
+
+    /// Forgets the tree's cgroup if the command did not join it: bit N of `joined` stands for the Nth of
+    /// [`Self::procs`].
+    pub(crate) fn keep(&mut self, joined: u8) {
+        if joined & 1 == 0 {
+            self.tree = None;
+        }
+    }
+
+    /// Kills everything in the tree's cgroup and waits until nothing is in it; `None` if there is no such cgroup.
+    pub(crate) fn kill(&self, patience: Duration) -> Option<io::Result<()>> {
+        self.tree.as_ref().map(|tree| kill(&tree.folder, patience))
+    }
+}
+
+fn kill(tree: &OwnedFd, patience: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + patience;
+    let events = open(tree, "cgroup.events", OFlags::RDONLY)?;
+    rustix::io::write(open(tree, "cgroup.kill", OFlags::WRONLY)?, b"1")?;
+    while value(&read_open(&events)?, "populated") != Some(0) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let mut changed = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
+        // The kernel wakes at each change; the bound is for a missed one.
+        poll(&mut changed, PollTimeout::from(50_u8))?;
+    }
+    Ok(())
+}
+
+fn make_child(parent: &OwnedFd, name: &str) -> io::Result<Child> {
+    let mode = Mode::from_raw_mode(0o755);
+    match rustix::fs::mkdirat(parent, name, mode) {
+        // An earlier incarnation's; nothing of it lives, or this incarnation could not have begun.
+        Err(rustix::io::Errno::EXIST) => {
+            rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?;
+            rustix::fs::mkdirat(parent, name, mode)?;
+        }
+        made => made?,
+    }
+    let folder = open(parent, name, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let procs = open(&folder, "cgroup.procs", OFlags::WRONLY)?;
+    Ok(Child { folder, procs })
+}
+
+fn open(folder: &OwnedFd, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(
+        folder,
+        name,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
+fn read(folder: &OwnedFd, name: &str) -> io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::from(open(folder, name, OFlags::RDONLY)?).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Reads an open file from its start; such files are short.
+fn read_open(file: impl AsFd) -> io::Result<String> {
+    let mut text = [0; 4096];
+    let length = rustix::io::pread(file, &mut text, 0)?;
+    Ok(String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned())
+}
+
+/// The number after a key in a file of lines `key number`.
+fn value(text: &str, key: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
+}
+
+fn is_same(one: impl AsFd, other: impl AsFd) -> bool {
+    let identity =
+        |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    matches!((identity(one.as_fd()), identity(other.as_fd())), (Ok(one), Ok(other)) if one == other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_whole_words() {
+        let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+        assert_eq!(value(text, "oom_kill"), Some(3));
+        assert_eq!(value(text, "oom"), None);
+    }
+}

@@ -1,0 +1,158 @@
+//! What is known of every job id, without I/O: the rules of admission.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::job::Job;
+use super::ledger::Fact;
+use super::{MAX_RECORDS, Refusal};
+use crate::ids::{Fence, JobId, Permit};
+
+#[derive(Default)]
+struct Known {
+    /// No start below this is accepted; none if nothing was asked of this id yet.
+    floor: Option<Fence>,
+    forgotten: bool,
+    job: Option<Arc<Job>>,
+}
+
+/// All known ids.
+pub(crate) struct Table {
+    ids: HashMap<JobId, Known>,
+    records: usize,
+    /// The runner shuts down: nothing starts any more.
+    closed: bool,
+}
+
+impl Table {
+    /// A table of what the ledger says.
+    pub(crate) fn new(facts: HashMap<JobId, Fact>) -> Self {
+        let known = |fact: Fact| Known {
+            floor: Some(fact.floor),
+            forgotten: fact.forgotten,
+            job: None,
+        };
+        Self {
+            ids: facts
+                .into_iter()
+                .map(|(id, fact)| (id, known(fact)))
+                .collect(),
+            records: 0,
+            closed: false,
+        }
+    }
+
+    /// Whether a permit would be accepted, apart from what was started already.
+    pub(crate) fn check_permit(&self, incarnation: &str, permit: &Permit) -> Result<(), Refusal> {
+        if self.closed {
+            return Err(Refusal::ShuttingDown);
+        }
+        if permit.incarnation != incarnation {
+            return Err(Refusal::OtherIncarnation(incarnation.to_owned()));
+        }
+        self.check_floor(&permit.job, permit.fence)?;
+        if self.is_forgotten(&permit.job) {
+            Err(Refusal::AlreadyStarted)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether a start with this permit would be accepted.
+    pub(crate) fn admit(&self, incarnation: &str, permit: &Permit) -> Result<(), Refusal> {
+        self.check_permit(incarnation, permit)?;
+        if self.job(&permit.job).is_some() {
+            return Err(Refusal::AlreadyStarted);
+        }
+        if self.records >= MAX_RECORDS {
+            return Err(Refusal::Exhausted(
+                "too many records are kept here: forget some",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Makes a job known and raises its floor to its fence, unless it is refused by now.
+    pub(crate) fn begin(
+        &mut self,
+        incarnation: &str,
+        job: &Arc<Job>,
+        max_running: usize,
+    ) -> Result<(), Refusal> {
+        let permit = Permit {
+            job: job.id.clone(),
+            fence: job.fence,
+            incarnation: incarnation.to_owned(),
+        };
+        self.admit(incarnation, &permit)?;
+        let running = self
+            .ids
+            .values()
+            .filter_map(|known| known.job.as_ref())
+            .filter(|job| job.fate().is_none());
+        if running.count() >= max_running {
+            return Err(Refusal::Exhausted(
+                "too many commands are running in this environment",
+            ));
+        }
+        self.insert(Arc::clone(job));
+        Ok(())
+    }
+
+    /// Makes a job known.
+    pub(crate) fn insert(&mut self, job: Arc<Job>) {
+        let known = self.ids.entry(job.id.clone()).or_default();
+        known.floor = known.floor.max(Some(job.fence));
+        if known.job.replace(job).is_none() {
+            self.records += 1;
+        }
+    }
+
+    /// Refuses what is below the floor of an id.
+    pub(crate) fn check_floor(&self, id: &JobId, fence: Fence) -> Result<(), Refusal> {
+        match self.ids.get(id).and_then(|known| known.floor) {
+            Some(floor) if fence < floor => Err(Refusal::BelowFloor(floor.get())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Raises the floor of an id to a fence; whether it was lower before.
+    pub(crate) fn raise_floor(&mut self, id: &JobId, fence: Fence) -> Result<bool, Refusal> {
+        self.check_floor(id, fence)?;
+        let known = self.ids.entry(id.clone()).or_default();
+        Ok(known.floor.replace(fence) != Some(fence))
+    }
+
+    /// The job of an id, if it has a record.
+    pub(crate) fn job(&self, id: &JobId) -> Option<Arc<Job>> {
+        self.ids.get(id)?.job.clone()
+    }
+
+    /// All jobs with a record.
+    pub(crate) fn jobs(&self) -> Vec<Arc<Job>> {
+        self.ids
+            .values()
+            .filter_map(|known| known.job.clone())
+            .collect()
+    }
+
+    /// Whether an id was started and forgotten.
+    pub(crate) fn is_forgotten(&self, id: &JobId) -> bool {
+        self.ids.get(id).is_some_and(|known| known.forgotten)
+    }
+
+    /// Leaves only a tombstone of an id; answers its floor.
+    pub(crate) fn forget(&mut self, id: &JobId, lowest: Fence) -> Fence {
+        let known = self.ids.entry(id.clone()).or_default();
+        known.forgotten = true;
+        if known.job.take().is_some() {
+            self.records -= 1;
+        }
+        known.floor.unwrap_or(lowest)
+    }
+
+    /// Accepts no start any more.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+    }
+}

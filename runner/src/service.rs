@@ -1,0 +1,248 @@
+//! The gRPC face: checks what comes in, calls one thing, and puts its answer into the wire's words.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::ids::{Fence, IdError, JobId, Permit};
+use crate::jobs::{self, Jobs, LogError, Refusal, Sealed, StdinError};
+use crate::proto::runner_server::{Runner, RunnerServer};
+use crate::proto::{self, seal_reply::Fate};
+use crate::{MAX_FRAME_BYTES, MAX_MESSAGE_BYTES};
+
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const MAX_SIGNAL: u32 = 64;
+
+/// Serves until `stop` completes, then until the open calls end.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    jobs: Arc<Jobs>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let runner = RunnerServer::new(Service { jobs })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(runner)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+        .await
+}
+
+struct Service {
+    jobs: Arc<Jobs>,
+}
+
+type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Runner for Service {
+    type AttachStream = Events<proto::AttachEvent>;
+    type ReadFileStream = Events<proto::ReadFileEvent>;
+
+    async fn hello(
+        &self,
+        _: Request<proto::HelloRequest>,
+    ) -> Result<Response<proto::HelloReply>, Status> {
+        Ok(Response::new(proto::HelloReply {
+            incarnation: self.jobs.incarnation().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+
+    async fn start(
+        &self,
+        request: Request<proto::StartRequest>,
+    ) -> Result<Response<proto::JobRecord>, Status> {
+        let mut request = request.into_inner();
+        let permit = Permit::try_from(request.permit.take())?;
+        Ok(Response::new(self.jobs.start(permit, request).await?))
+    }
+
+    async fn seal(
+        &self,
+        request: Request<proto::SealRequest>,
+    ) -> Result<Response<proto::SealReply>, Status> {
+        let request = request.into_inner();
+        let fate = match self
+            .jobs
+            .seal(&JobId::new(&request.job_id)?, Fence::new(request.fence)?)?
+        {
+            Sealed::NeverStarted => Fate::NeverStarted(proto::NeverStarted {}),
+            Sealed::Record(record) => Fate::Record(*record),
+            Sealed::Tombstone => Fate::Tombstone(proto::Tombstone {}),
+        };
+        Ok(Response::new(proto::SealReply {
+            incarnation: self.jobs.incarnation().to_owned(),
+            fate: Some(fate),
+        }))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<proto::AttachRequest>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let request = request.into_inner();
+        let job = self.jobs.get(&JobId::new(&request.job_id)?)?;
+        let events = jobs::attach(job, [request.stdout_offset, request.stderr_offset])?;
+        Ok(Response::new(Box::pin(
+            events.map(|event| event.map_err(Status::from)),
+        )))
+    }
+
+    async fn write_stdin(
+        &self,
+        request: Request<proto::WriteStdinRequest>,
+    ) -> Result<Response<proto::WriteStdinReply>, Status> {
+        let proto::WriteStdinRequest {
+            job_id,
+            offset,
+            data,
+            eof,
+        } = request.into_inner();
+        check_frame(&data)?;
+        let next_offset = self
+            .jobs
+            .write_stdin(&JobId::new(&job_id)?, offset, &data, eof)
+            .await??;
+        Ok(Response::new(proto::WriteStdinReply { next_offset }))
+    }
+
+    async fn signal(
+        &self,
+        request: Request<proto::SignalRequest>,
+    ) -> Result<Response<proto::JobRecord>, Status> {
+        let request = request.into_inner();
+        let signal = match request.signal {
+            0 => libc::SIGTERM,
+            signal if signal <= MAX_SIGNAL => signal.cast_signed(),
+            _ => return Err(Status::invalid_argument("signal must be at most 64")),
+        };
+        let kill_after = request
+            .kill
+            .then(|| Duration::from_millis(request.grace_ms));
+        let (id, fence) = (JobId::new(&request.job_id)?, Fence::new(request.fence)?);
+        Ok(Response::new(
+            self.jobs.signal(&id, fence, signal, kill_after).await?,
+        ))
+    }
+
+    async fn list_jobs(
+        &self,
+        _: Request<proto::ListJobsRequest>,
+    ) -> Result<Response<proto::ListJobsReply>, Status> {
+        Ok(Response::new(proto::ListJobsReply {
+            jobs: self.jobs.list(),
+        }))
+    }
+
+    async fn release(
+        &self,
+        request: Request<proto::ReleaseRequest>,
+    ) -> Result<Response<proto::ReleaseReply>, Status> {
+        let proto::ReleaseRequest {
+            job_id,
+            stdout_offset,
+            stderr_offset,
+            forget,
+        } = request.into_inner();
+        let released = self
+            .jobs
+            .release(JobId::new(&job_id)?, stdout_offset, stderr_offset, forget)
+            .await?;
+        released
+            .map_err(|error| Status::internal(format!("output cannot be released: {error}")))?;
+        Ok(Response::new(proto::ReleaseReply {}))
+    }
+
+    async fn list_files(
+        &self,
+        _: Request<proto::ListFilesRequest>,
+    ) -> Result<Response<proto::ListFilesReply>, Status> {
+        Err(Status::unimplemented("files"))
+    }
+
+    async fn read_file(
+        &self,
+        _: Request<proto::ReadFileRequest>,
+    ) -> Result<Response<Self::ReadFileStream>, Status> {
+        Err(Status::unimplemented("files"))
+    }
+
+    async fn write_file(
+        &self,
+        _: Request<Streaming<proto::WriteFileRequest>>,
+    ) -> Result<Response<proto::WriteFileReply>, Status> {
+        Err(Status::unimplemented("files"))
+    }
+
+    async fn remove_file(
+        &self,
+        _: Request<proto::RemoveFileRequest>,
+    ) -> Result<Response<proto::RemoveFileReply>, Status> {
+        Err(Status::unimplemented("files"))
+    }
+}
+
+fn check_frame(data: &[u8]) -> Result<(), Status> {
+    if data.len() > MAX_FRAME_BYTES {
+        return Err(Status::invalid_argument(format!(
+            "data: more than {MAX_FRAME_BYTES} bytes"
+        )));
+    }
+    Ok(())
+}
+
+impl From<IdError> for Status {
+    fn from(error: IdError) -> Self {
+        Self::invalid_argument(error.to_string())
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let message = refusal.to_string();
+        match refusal {
+            Refusal::OtherIncarnation(_) | Refusal::StillRunning => {
+                Self::failed_precondition(message)
+            }
+            Refusal::BelowFloor(_) => Self::aborted(message),
+            Refusal::AlreadyStarted => Self::already_exists(message),
+            Refusal::NotFound => Self::not_found(message),
+            Refusal::Invalid(_) => Self::invalid_argument(message),
+            Refusal::Exhausted(_) => Self::resource_exhausted(message),
+            Refusal::ShuttingDown => Self::unavailable(message),
+        }
+    }
+}
+
+impl From<LogError> for Status {
+    fn from(error: LogError) -> Self {
+        let message = error.to_string();
+        match error {
+            LogError::Released(_) | LogError::Beyond(_) => Self::out_of_range(message),
+            LogError::Io(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<StdinError> for Status {
+    fn from(error: StdinError) -> Self {
+        let message = error.to_string();
+        match error {
+            StdinError::Gap(_) => Self::out_of_range(message),
+            StdinError::Closed => Self::failed_precondition(message),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The runtimes that a worker can hold its environments on, each an adapter of [`shared::ports::Runtime`].
+
+pub mod oci;

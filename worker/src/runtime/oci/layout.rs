@@ -1,0 +1,194 @@
+//! Where everything of an environment lies, named from its uid alone.
+//!
+//! ```text
+//! <data>/bin/em-runner-HASH            the runner, bind-mounted read-only into each environment
+//! <data>/images/host-HASH/             the skeleton of the image `host`
+//! <data>/environments/                 the folder of the settings
+//!   UID/                               one life, complete as soon as it has this name
+//!     environment.json                 whose it is
+//!     volume/                          /app
+//!     runner/                          /.em/state
+//!     bundle/config.json               what the OCI runtime is told; beside it pid, made by the OCI runtime
+//!     runner.sock                      where PID 1 listens
+//!     runner.log                       what PID 1 and the OCI runtime said since the last start
+//!   .making-INSTANCE-UID/              a life that is being made: removed and begun anew
+//!   .deleting-INSTANCE-UID/            a life that is being deleted: never a life again
+//!   .locks/UID                         held while something is done to the life
+//!   .ranges/SLOT.UID.INSTANCE          which range of host uids is whose
+//!   .runc/                             the OCI runtime's own state
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use shared::ids::{EnvironmentUid, InstanceId};
+
+/// Beginning of the name of a life that is being made.
+const MAKING: &str = ".making-";
+/// Beginning of the name of a life that is being deleted.
+const DELETING: &str = ".deleting-";
+
+/// The shared folders.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    folder: PathBuf,
+    data: PathBuf,
+    instance: InstanceId,
+}
+
+/// The places of one life.
+#[derive(Debug, Clone)]
+pub(super) struct Home {
+    folder: PathBuf,
+}
+
+/// What an entry of the folder of all environments is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// A life; whose it is stands in its record.
+    Life(EnvironmentUid),
+    /// What is left of a life of this instance that was being made or deleted.
+    Leftover(EnvironmentUid),
+    /// Not a life, or none of this instance.
+    Other,
+}
+
+impl Layout {
+    /// `folder` is absolute and has a parent.
+    pub(super) fn new(folder: PathBuf, instance: InstanceId) -> Self {
+        let data = folder.parent().unwrap_or(&folder).to_owned();
+        Self {
+            folder,
+            data,
+            instance,
+        }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn instance(&self) -> &InstanceId {
+        &self.instance
+    }
+
+    pub(super) fn programs(&self) -> PathBuf {
+        self.data.join("bin")
+    }
+
+    pub(super) fn images(&self) -> PathBuf {
+        self.data.join("images")
+    }
+
+    pub(super) fn locks(&self) -> PathBuf {
+        self.folder.join(".locks")
+    }
+
+    pub(super) fn ranges(&self) -> PathBuf {
+        self.folder.join(".ranges")
+    }
+
+    pub(super) fn runtime_state(&self) -> PathBuf {
+        self.folder.join(".runc")
+    }
+
+    pub(super) fn home(&self, uid: &EnvironmentUid) -> Home {
+        Home {
+            folder: self.folder.join(uid.as_str()),
+        }
+    }
+
+    pub(super) fn making(&self, uid: &EnvironmentUid) -> Home {
+        Home {
+            folder: self.folder.join(format!("{MAKING}{}-{uid}", self.instance)),
+        }
+    }
+
+    pub(super) fn deleting(&self, uid: &EnvironmentUid) -> PathBuf {
+        self.folder
+            .join(format!("{DELETING}{}-{uid}", self.instance))
+    }
+
+    /// The OCI runtime's name of the life's container.
+    pub(super) fn container(uid: &EnvironmentUid) -> String {
+        format!("em-{uid}")
+    }
+
+    /// The name of the life's cgroup, the same in every hierarchy.
+    pub(super) fn cgroup(&self, uid: &EnvironmentUid) -> String {
+        format!("environment-manager-{}-{uid}", self.instance)
+    }
+
+    /// Reads the name of an entry of the folder of all environments.
+    pub(super) fn entry(&self, name: &str) -> Entry {
+        if let Ok(uid) = EnvironmentUid::new(name) {
+            return Entry::Life(uid);
+        }
+        name.strip_prefix(DELETING)
+            .or_else(|| name.strip_prefix(MAKING))
+            .and_then(|rest| rest.strip_prefix(self.instance.as_str()))
+            .and_then(|rest| rest.strip_prefix('-'))
+            .and_then(|uid| EnvironmentUid::new(uid).ok())
+            .map_or(Entry::Other, Entry::Leftover)
+    }
+}
+
+impl Home {
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn record(&self) -> PathBuf {
+        self.folder.join("environment.json")
+    }
+
+    pub(super) fn volume(&self) -> PathBuf {
+        self.folder.join("volume")
+    }
+
+    pub(super) fn runner_state(&self) -> PathBuf {
+        self.folder.join("runner")
+    }
+
+    pub(super) fn bundle(&self) -> PathBuf {
+        self.folder.join("bundle")
+    }
+
+    pub(super) fn pid_file(&self) -> PathBuf {
+        self.bundle().join("pid")
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.folder.join("runner.log")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_lives_and_own_leftovers_are_recognised() {
+        let instance = InstanceId::from_random([1; 16]);
+        let foreign = InstanceId::from_random([2; 16]);
+        let uid = EnvironmentUid::new("abcdefghij").expect("a uid");
+        let layout = Layout::new("/data/environments".into(), instance.clone());
+        assert_eq!(layout.entry("abcdefghij"), Entry::Life(uid.clone()));
+        for own in [".deleting-", ".making-"].map(|begin| format!("{begin}{instance}-{uid}")) {
+            assert_eq!(layout.entry(&own), Entry::Leftover(uid.clone()), "{own}");
+        }
+        for other in [
+            format!(".deleting-{foreign}-{uid}"),
+            format!(".making-{foreign}-{uid}"),
+            ".locks".to_owned(),
+            "abcdefghi".to_owned(),
+            "ABCDEFGHIJ".to_owned(),
+        ] {
+            assert_eq!(layout.entry(&other), Entry::Other, "{other}");
+        }
+        assert!(
+            layout
+                .deleting(&uid)
+                .ends_with(format!(".deleting-{instance}-{uid}"))
+        );
+    }
+}

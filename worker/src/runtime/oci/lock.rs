@@ -1,0 +1,100 @@
+//! One operation at a time on one life, also between the processes that share the folder.
+//!
+//! A lock is a `flock` on a file of `.locks`. It ends with the last descriptor of it, so a killed worker holds none; the
+//! OCI runtime that it had started holds its own copy and keeps the lock until it is done, so that nobody acts on a
+//! container that is just being made.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::files;
+
+/// Held until it is dropped.
+#[derive(Debug)]
+pub(super) struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Waits until nobody else holds the lock `name` of this folder.
+    pub(super) fn take(folder: &Path, name: &str) -> io::Result<Self> {
+        let path = folder.join(name);
+        loop {
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .open(&path)?;
+            flock(&file, FlockOperation::LockExclusive)?;
+            if is_at(&file, &path)? {
+                return Ok(Self { file, path });
+            }
+        }
+    }
+
+    /// Another descriptor of the same lock, for a process that goes on by itself: the lock lasts as long as either.
+    pub(super) fn share(&self) -> io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
+    }
+
+    /// Removes the lock's file, for a life that is gone. Who waits for it notices, and makes a new one.
+    pub(super) fn retire(self) -> io::Result<()> {
+        files::absent(fs::remove_file(&self.path))
+    }
+}
+
+/// Whether the open file is still the one of that name: the holder before may have removed it.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let held = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((held.dev(), held.ino()) == (named.dev(), named.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_lock_is_held_by_one_even_while_its_file_is_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inside = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for turn in 0..50 {
+                        let lock = Lock::take(folder.path(), "a").expect("the lock");
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        if turn % 3 == 0 {
+                            lock.retire().expect("removed");
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_shared_lock_outlives_its_first_holder() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let lock = Lock::take(folder.path(), "a").expect("the lock");
+        let shared = lock.share().expect("another descriptor");
+        drop(lock);
+        let other = File::open(folder.path().join("a")).expect("the file");
+        assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_err());
+        drop(shared);
+        assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok());
+    }
+}

@@ -1,0 +1,176 @@
+//! Environments as containers of an OCI runtime on this machine, run by root.
+//!
+//! ```text
+//!  OciRuntime (async, the port)
+//!    └─ Host (blocking)          create, start, stop, delete, kill, inspect: see host.rs
+//!         ├─ layout, record, lock, ranges     what is where, whose it is, one at a time, which host uids
+//!         ├─ skeleton, spec, seccomp          the image `host`, config.json, the system calls
+//!         ├─ cgroup, launch, program          limits, the start of a container, the OCI runtime's program
+//!         └─ process, socket, remove          PID 1 from outside, the way to it, hostile trees
+//! ```
+//!
+//! Invariants:
+//! - Everything is named from the uid and lies below the settings' folder, so any worker that opens the folder finds
+//!   what another has started. Containers outlive the worker.
+//! - Only what carries this instance is listed or touched.
+//! - Root inside is nobody outside, and nobody in any other environment: each has host uids of its own. It has three
+//!   capabilities (SETUID, SETGID, KILL), commands have none, and what the kernel offers them is a short list
+//!   (`spec.rs`, `seccomp.rs`, explained in `docs/security.md`).
+
+mod cgroup;
+mod fault;
+mod files;
+mod host;
+mod launch;
+mod layout;
+mod list;
+mod lock;
+mod process;
+mod program;
+mod ranges;
+mod record;
+mod remove;
+mod seccomp;
+mod settings;
+mod skeleton;
+mod socket;
+mod spec;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use shared::clock::Clock;
+use shared::environment::Egress;
+use shared::ids::{EnvironmentUid, InstanceId};
+use shared::ports::{
+    Holding, Lane, Placement, RunnerIo, Runtime, RuntimeError, RuntimeOffer, Sight, Started,
+};
+
+use fault::unavailable;
+use host::Host;
+
+pub use settings::{OciSettings, RunnerProgram};
+
+/// Holds environments as containers of this machine.
+pub struct OciRuntime {
+    host: Arc<Host>,
+    warned: AtomicBool,
+}
+
+impl OciRuntime {
+    /// Opens the folder of the settings for an instance, and makes what every environment needs: the runner's file and
+    /// the image. It fails only where the folder cannot be used; whether containers can be started [`Runtime::check`]
+    /// tells. It blocks for some milliseconds, at the first time on a folder for up to a tenth of a second.
+    pub fn open(
+        settings: &OciSettings,
+        instance: InstanceId,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, RuntimeError> {
+        let folder = settings.folder.display();
+        let host = Host::open(settings, instance, clock).map_err(unavailable(format!(
+            "the folder of environments {folder} cannot be used"
+        )))?;
+        Ok(Self {
+            host: Arc::new(host),
+            warned: AtomicBool::new(false),
+        })
+    }
+
+    /// Does something on the host without holding up the other tasks. Once begun it is done, even if nobody waits.
+    async fn on_host<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Host) -> Result<T, RuntimeError> + Send + 'static,
+    ) -> Result<T, RuntimeError> {
+        let host = Arc::clone(&self.host);
+        tokio::task::spawn_blocking(move || work(&host))
+            .await
+            .map_err(unavailable("the operation was cut off"))?
+    }
+}
+
+#[async_trait]
+impl Runtime for OciRuntime {
+    fn offer(&self) -> RuntimeOffer {
+        RuntimeOffer {
+            egress: vec![Egress::None],
+            default_egress: Egress::None,
+            users: true,
+        }
+    }
+
+    async fn create(&self, placement: &Placement) -> Result<Started, RuntimeError> {
+        let placement = placement.clone();
+        self.on_host(move |host| host.create(&placement)).await
+    }
+
+    async fn start(&self, placement: &Placement) -> Result<Started, RuntimeError> {
+        let placement = placement.clone();
+        self.on_host(move |host| host.start(&placement)).await
+    }
+
+    async fn stop(&self, uid: &EnvironmentUid, grace: Duration) -> Result<(), RuntimeError> {
+        let uid = uid.clone();
+        self.on_host(move |host| host.stop(&uid, grace)).await
+    }
+
+    async fn delete(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
+        let uid = uid.clone();
+        self.on_host(move |host| host.delete(&uid)).await
+    }
+
+    async fn kill(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
+        let uid = uid.clone();
+        self.on_host(move |host| host.kill(&uid)).await
+    }
+
+    async fn inspect(&self, uid: &EnvironmentUid) -> Result<Sight, RuntimeError> {
+        let uid = uid.clone();
+        self.on_host(move |host| host.inspect(&uid)).await
+    }
+
+    async fn list(&self) -> Result<Vec<Holding>, RuntimeError> {
+        self.on_host(Host::list).await
+    }
+
+    async fn dial(
+        &self,
+        uid: &EnvironmentUid,
+        _lane: Lane,
+    ) -> Result<Box<dyn RunnerIo>, RuntimeError> {
+        let own = uid.clone();
+        let folder = self
+            .on_host(move |host| {
+                let record = host.own(&own)?.ok_or(RuntimeError::NotRunning)?;
+                Ok(host.layout.home(&record.uid).folder().to_owned())
+            })
+            .await?;
+        match socket::connect(&folder).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                Err(RuntimeError::NotRunning)
+            }
+            Err(error) => Err(RuntimeError::Unavailable(format!(
+                "the runner cannot be reached: {error}"
+            ))),
+        }
+    }
+
+    async fn check(&self) -> Result<(), RuntimeError> {
+        let version = self.on_host(Host::check).await?;
+        if program::is_unsound(&version) && !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %version,
+                "this runc is older than 1.2.8; unless the distribution has mended it, code can break out of it"
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! PID 1 of an environment as the host sees it: found, signalled, waited for, without ever touching another process.
+//!
+//! A pid alone proves nothing, since pids are used again. A process is taken for PID 1 of a life only if it is the
+//! first of a pid namespace and in the life's own cgroup, which nothing else can be in; the descriptor that is signalled
+//! was opened before that was checked, so it is the same process.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// A living PID 1.
+#[derive(Debug)]
+pub(super) struct FirstProcess {
+    descriptor: OwnedFd,
+}
+
+impl FirstProcess {
+    /// The PID 1 that the OCI runtime wrote into `pid_file`, if it is alive and of this cgroup.
+    pub(super) fn find(pid_file: &Path, cgroup: &str) -> io::Result<Option<Self>> {
+        let Some(pid) = read_pid(pid_file)? else {
+            return Ok(None);
+        };
+        let descriptor = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(descriptor) => descriptor,
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let folder = format!("/proc/{}", pid.as_raw_nonzero());
+        let (Ok(status), Ok(cgroups)) = (
+            fs::read_to_string(format!("{folder}/status")),
+            fs::read_to_string(format!("{folder}/cgroup")),
+        ) else {
+            return Ok(None);
+        };
+        let process = Self { descriptor };
+        let alive =
+            is_first(&status) && is_in(&cgroups, cgroup) && !process.wait(Some(Duration::ZERO))?;
+        Ok(alive.then_some(process))
+    }
+
+    /// Sends a signal. One that has ended meanwhile is no error.
+    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(&self.descriptor, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until it has ended, and with it every process of its namespace; false if `limit` passed before that.
+    pub(super) fn wait(&self, limit: Option<Duration>) -> io::Result<bool> {
+        ended(&self.descriptor, limit)
+    }
+}
+
+/// A pid as the kernel writes it; nothing where it is none.
+fn pid_of(text: &str) -> Option<Pid> {
+    text.trim().parse().ok().filter(|pid| *pid > 0).and_then(Pid::from_raw)
+}
+
+/// Kills a process if it is in this cgroup or below it.
+pub(super) fn kill_member(pid: &str, cgroup: &str) -> io::Result<()> {
+    let Some(pid) = pid_of(pid) else {
+        return Ok(());
+    };
+    let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return Ok(());
+    };
+    let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero()));
+    if cgroups.is_ok_and(|cgroups| is_in(&cgroups, cgroup)) {
+        FirstProcess { descriptor }.signal(Signal::KILL)?;
+    }
+    Ok(())
+}
+
+/// Waits for the end of the process of a descriptor; false if `limit` passed before that.
+pub(super) fn ended(descriptor: &OwnedFd, limit: Option<Duration>) -> io::Result<bool> {
+    let until = limit.map(|limit| Instant::now() + limit);
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let timeout = left.map(|left| Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        });
+        match poll(
+            &mut [PollFd::new(descriptor, PollFlags::IN)],
+            timeout.as_ref(),
+        ) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn read_pid(path: &Path) -> io::Result<Option<Pid>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(pid_of(&text)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether `/proc/PID/status` is of the first process of a namespace below ours, and of no zombie.
+fn is_first(status: &str) -> bool {
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_default()
+    };
+    let mut pids = field("NSpid:").split_whitespace().rev();
+    let dead = field("State:").trim_start().starts_with(['Z', 'X']);
+    pids.next() == Some("1") && pids.next().is_some() && !dead
+}
+
+/// Whether `/proc/PID/cgroup` is of a process in the cgroup of that name, or below it.
+fn is_in(cgroups: &str, name: &str) -> bool {
+    cgroups
+        .lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2))
+        .any(|path| path.split('/').any(|part| part == name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pid_1_is_known_by_its_namespace_and_its_cgroup() {
+        assert!(is_first("Name:\tx\nState:\tS (sleeping)\nNSpid:\t123\t1\n"));
+        assert!(!is_first("State:\tS (sleeping)\nNSpid:\t123\t2\n"));
+        assert!(!is_first("State:\tZ (zombie)\nNSpid:\t123\t1\n"));
+        assert!(!is_first("State:\tS (sleeping)\nNSpid:\t1\n"));
+        let cgroups = "8:pids:/environment-manager-a-b\n0::/environment-manager-a-b/job\n";
+        assert!(is_in(cgroups, "environment-manager-a-b"));
+        assert!(!is_in(cgroups, "environment-manager-a"));
+        assert!(!is_in("0::/\n", "environment-manager-a-b"));
+    }
+
+    #[test]
+    fn another_process_is_never_taken_for_pid_1() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("pid");
+        let find = || FirstProcess::find(&file, "environment-manager-a-b").expect("a look");
+        assert!(find().is_none());
+        for text in [std::process::id().to_string().as_str(), "1", "", "-4", "x"] {
+            fs::write(&file, text).expect("written");
+            assert!(find().is_none(), "{text:?}");
+        }
+    }
+}

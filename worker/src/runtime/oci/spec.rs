@@ -1,0 +1,235 @@
+//! What the OCI runtime is told: `config.json` of one environment.
+//!
+//! The isolation of an environment stands in this file and in [`super::seccomp`]; `docs/security.md` explains it. PID 1
+//! is root of its own user namespace with three capabilities and no way to more: SETUID and SETGID to become the user
+//! of a command, KILL to end it. None can be inherited, so a command has none.
+
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Resource, getrlimit};
+use serde_json::{Value, json};
+use shared::resources::Resources;
+
+use super::ranges;
+use super::record::Record;
+use super::seccomp;
+use super::skeleton::{HOST_NAME, Skeleton};
+
+/// The uid and gid of commands, inside.
+pub(super) const USER: u32 = 1000;
+/// All that PID 1 may do beyond its uid.
+const CAPABILITIES: [&str; 3] = ["CAP_SETUID", "CAP_SETGID", "CAP_KILL"];
+/// Where the volume is.
+const VOLUME: &str = "/app";
+/// Where the runner is.
+const RUNNER: &str = "/.em/runner";
+/// Where the runner keeps its records.
+const STATE: &str = "/.em/state";
+/// The descriptor of the listening socket in PID 1.
+pub(super) const LISTEN_FD: i32 = 3;
+/// Length of the period that processor time is counted in, in microseconds.
+const PERIOD: u64 = 100_000;
+/// The least processor time in a period that the kernel takes, in microseconds.
+const LEAST_QUOTA: u64 = 1_000;
+/// Open files a process may have, where the machine allows as many.
+const OPEN_FILES: u64 = 1 << 20;
+
+/// Files of `/proc` that tell of the machine, or reach into it.
+const MASKED: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/bootconfig",
+    "/proc/cmdline",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+];
+/// Files of `/proc` that set something.
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// What one container is made of.
+pub(super) struct Container<'a> {
+    /// Whose it is, and its uids.
+    pub(super) record: &'a Record,
+    /// Its limits.
+    pub(super) resources: &'a Resources,
+    /// The image.
+    pub(super) skeleton: &'a Skeleton,
+    /// Where the image's tree is while the container is made: somewhere that everybody may reach.
+    pub(super) root: &'a Path,
+    /// The runner's program.
+    pub(super) runner: &'a Path,
+    /// The volume.
+    pub(super) volume: &'a Path,
+    /// The runner's records.
+    pub(super) state: &'a Path,
+    /// The name of its cgroup in every hierarchy.
+    pub(super) cgroup: &'a str,
+    /// The descriptor of its own cgroup of the unified hierarchy in PID 1.
+    pub(super) cgroup_fd: Option<i32>,
+    /// The descriptor of its own cgroup of the v1 memory hierarchy in PID 1.
+    pub(super) memory_fd: Option<i32>,
+}
+
+impl Container<'_> {
+    /// The whole of `config.json`.
+    pub(super) fn config(&self) -> Value {
+        json!({
+            "ociVersion": "1.0.2",
+            "process": self.process(),
+            "root": {"path": self.root, "readonly": true},
+            "hostname": HOST_NAME,
+            "mounts": self.mounts(),
+            "annotations": {
+                "environment-manager.instance": self.record.instance,
+                "environment-manager.tenant": self.record.tenant,
+                "environment-manager.environment": self.record.environment,
+                "environment-manager.uid": self.record.uid,
+                "environment-manager.first-host-id": self.record.first_host_id.to_string(),
+            },
+            "linux": self.linux(),
+        })
+    }
+
+    fn process(&self) -> Value {
+        let mut args: Vec<String> = [RUNNER, "init", "--state", STATE, "--volume", VOLUME]
+            .map(str::to_owned)
+            .into();
+        let numbers = [
+            ("--listen-fd", Some(LISTEN_FD)),
+            ("--cgroup-fd", self.cgroup_fd),
+            ("--memory-cgroup-fd", self.memory_fd),
+        ];
+        for (flag, number) in numbers {
+            args.extend(
+                number
+                    .into_iter()
+                    .flat_map(|number| [flag.to_owned(), number.to_string()]),
+            );
+        }
+        args.extend(["--uid", &USER.to_string(), "--gid", &USER.to_string()].map(str::to_owned));
+        let allowed = getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES);
+        let open_files = OPEN_FILES.min(allowed);
+        json!({
+            "user": {"uid": 0, "gid": 0},
+            "args": args,
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            "cwd": "/",
+            "noNewPrivileges": true,
+            "capabilities": {
+                "bounding": CAPABILITIES,
+                "effective": CAPABILITIES,
+                "permitted": CAPABILITIES,
+            },
+            "rlimits": [
+                {"type": "RLIMIT_NOFILE", "soft": open_files, "hard": open_files},
+                // The machine's handler of core dumps is outside.
+                {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+            ],
+        })
+    }
+
+    fn mounts(&self) -> Vec<Value> {
+        // As the kernel does by default with the machine's own memory.
+        let half = format!("size={}", self.resources.memory.0 / 2);
+        let owner = format!("uid={USER},gid={USER}");
+        let mut mounts = vec![
+            special("/proc", "proc", "nosuid,nodev,noexec"),
+            special("/dev", "tmpfs", "nosuid,noexec,mode=755,size=65536"),
+            special(
+                "/dev/pts",
+                "devpts",
+                "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5",
+            ),
+            special("/dev/mqueue", "mqueue", "nosuid,nodev,noexec"),
+            special(
+                "/dev/shm",
+                "tmpfs",
+                &format!("nosuid,nodev,mode=1777,{half}"),
+            ),
+            special("/tmp", "tmpfs", &format!("nosuid,nodev,mode=1777,{half}")),
+            special(
+                "/var/tmp",
+                "tmpfs",
+                &format!("nosuid,nodev,mode=1777,{half}"),
+            ),
+            special("/run", "tmpfs", "nosuid,nodev,mode=755,size=16777216"),
+            special("/root", "tmpfs", &format!("nosuid,nodev,mode=700,{half}")),
+            special(
+                "/home",
+                "tmpfs",
+                &format!("nosuid,nodev,mode=755,{owner},{half}"),
+            ),
+        ];
+        mounts.extend(
+            self.skeleton
+                .binds
+                .iter()
+                .map(|path| bind(path, path, "ro,nosuid,nodev")),
+        );
+        mounts.extend([
+            bind(self.volume, Path::new(VOLUME), "rw,nosuid,nodev"),
+            bind(self.state, Path::new(STATE), "rw,nosuid,nodev,noexec"),
+            bind(self.runner, Path::new(RUNNER), "ro,nosuid,nodev"),
+        ]);
+        mounts
+    }
+
+    fn linux(&self) -> Value {
+        let ids = json!([{
+            "containerID": 0,
+            "hostID": self.record.first_host_id,
+            "size": ranges::SIZE,
+        }]);
+        let namespaces = ["user", "pid", "network", "ipc", "uts", "mount", "cgroup"];
+        json!({
+            "cgroupsPath": PathBuf::from("/").join(self.cgroup),
+            "uidMappings": ids,
+            "gidMappings": ids,
+            "namespaces": namespaces.map(|kind| json!({"type": kind})),
+            "resources": self.limits(),
+            "rootfsPropagation": "private",
+            "maskedPaths": MASKED,
+            "readonlyPaths": READ_ONLY,
+            "seccomp": seccomp::profile(),
+        })
+    }
+
+    fn limits(&self) -> Value {
+        let memory = self.resources.memory.0;
+        let quota = self
+            .resources
+            .cpu
+            .millis
+            .saturating_mul(PERIOD / 1000)
+            .max(LEAST_QUOTA);
+        json!({
+            "devices": [{"allow": false, "access": "rwm"}],
+            // Memory and swap together: so there is no swap.
+            "memory": {"limit": memory, "swap": memory},
+            "pids": {"limit": self.resources.pids},
+            "cpu": {"quota": quota, "period": PERIOD},
+        })
+    }
+}
+
+fn special(at: &str, kind: &str, options: &str) -> Value {
+    let options: Vec<&str> = options.split(',').collect();
+    json!({"destination": at, "type": kind, "source": kind, "options": options})
+}
+
+fn bind(from: &Path, at: &Path, options: &str) -> Value {
+    let options: Vec<&str> = std::iter::once("bind").chain(options.split(',')).collect();
+    json!({"destination": at, "type": "bind", "source": from, "options": options})
+}

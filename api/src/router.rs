@@ -10,8 +10,9 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi as _;
-use utoipa::openapi::OpenApi;
+use utoipa::openapi::schema::AnyOf;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{OpenApi, RefOr, Schema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -96,15 +97,29 @@ pub fn openapi() -> OpenApi {
     let mut document = About::openapi();
     document.merge(open().into_openapi());
     document.merge(guarded().into_openapi());
+    let components = document.components.get_or_insert_default();
+    for name in OVERLAPPING {
+        if let Some(RefOr::T(schema)) = components.schemas.get_mut(name) {
+            any_of(schema);
+        }
+    }
+    components.security_schemes.insert(
+        "key".to_owned(),
+        SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)).into(),
+    );
     document
-        .components
-        .get_or_insert_default()
-        .security_schemes
-        .insert(
-            "key".to_owned(),
-            SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)).into(),
-        );
-    document
+}
+
+/// Schemas of which a value may fit several parts, since readers must tolerate unknown fields.
+const OVERLAPPING: [&str; 2] = ["JobInput", "JobResult"];
+
+fn any_of(schema: &mut Schema) {
+    if let Schema::OneOf(one_of) = schema {
+        let mut any_of = AnyOf::new();
+        any_of.items = std::mem::take(&mut one_of.items);
+        any_of.description = one_of.description.take();
+        *schema = Schema::AnyOf(any_of);
+    }
 }
 
 #[derive(utoipa::OpenApi)]

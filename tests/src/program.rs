@@ -25,7 +25,7 @@ mod folder;
 mod host;
 mod output;
 
-pub use client::{Answer, Client};
+pub use client::{Answer, Client, id_of};
 pub use folder::DataFolder;
 pub use host::{is_stopped, processes_with, wait_until};
 pub use output::{Drain, Gap, Output};

@@ -141,8 +141,8 @@ async fn a_flood_comes_back_to_the_last_byte_and_needs_no_memory() {
     let inverted: Vec<u8> = block.iter().map(|byte| !byte).collect();
     std::fs::write(runner.volume().join("out"), &block).unwrap();
     std::fs::write(runner.volume().join("err"), &inverted).unwrap();
-    let script = "times() { i=0; while [ $i -lt 120 ]; do cat $1; i=$((i+1)); done; }
-                  times out & times err >&2; wait";
+    let script = "repeat() { i=0; while [ $i -lt 120 ]; do cat $1; i=$((i+1)); done; }
+                  repeat out & repeat err >&2; wait";
     let finished = runner.run_shell("flood", script).await;
     for (pieces, block) in finished.pieces.iter().zip([block, inverted]) {
         let mut at = 0;

@@ -396,7 +396,7 @@ async fn a_file_that_grows_or_goes_while_it_is_read_is_whole_or_an_error() {
     client
         .printed("env", "head -c 20000000 /dev/zero | tr '\\0' a > growing")
         .await;
-    let grow = "while [ ! -e enough ]; do head -c 100000 /dev/zero | tr '\\0' b >> growing; sleep 0.01; done";
+    let grow = "while [ ! -e enough ]; do head -c 20000 /dev/zero | tr '\\0' b >> growing; sleep 0.02; done";
     let growing = client
         .submit("env", &json!({ "command": grow, "timeout_seconds": 120 }))
         .await;

@@ -100,6 +100,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     source
         .end()
         .map_err(|error| refused(&error, String::new()))?;
+    // A list of a type's fields in order would do as well, but is no body that anybody has documented.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::invalid("", "the body must be an object"));
+    }
     Ok(value)
 }
 

@@ -16,6 +16,7 @@
 
 mod answer;
 mod auth;
+mod document;
 mod download;
 mod extract;
 mod layers;
@@ -32,6 +33,7 @@ mod views;
 mod wait;
 
 pub use auth::KeyRing;
-pub use router::{openapi, router};
+pub use document::openapi;
+pub use router::router;
 pub use serve::serve;
 pub use service::{ApiDeps, Check, ReadyCheck};

@@ -62,7 +62,7 @@ pub(crate) fn guarded() -> OpenApiRouter<App> {
         .routes(routes!(legacy::upload_to_cloud_and_index)) //                /upload_to_cloud_and_index
 }
 
-/// The API as a service of its own. Waiting requests wait as long as they like: [`crate::serve`] has a signal for them.
+/// The API as a service of its own. Waiting requests wait as long as they like: [`crate::serve()`] has a signal for them.
 pub fn router(deps: ApiDeps) -> Router {
     build(deps, CancellationToken::new())
 }

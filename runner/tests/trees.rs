@@ -63,12 +63,12 @@ async fn a_tree_beyond_its_time_is_wholly_gone() {
     };
     let finished = runner.run(request).await;
     assert_eq!(processes_with("300.72"), [0; 0]);
+    assert_eq!(finished.text(), "up\n");
     let record = finished.record;
     assert_eq!(
         (record.cause(), record.tree_confirmed_gone),
         (Cause::TimedOut, true)
     );
-    assert_eq!(finished.text(), "up\n");
     assert!(record.duration_ms >= 300);
 }
 
@@ -78,6 +78,9 @@ async fn a_tree_that_obeys_ends_within_its_grace() {
     let script = "trap 'echo bye; exit 5' TERM; echo up; sleep 300.73 & wait";
     let request = runner.shell("job", script);
     started(&mut runner, request, "73", 1).await;
+    // It is up once it has said so: its own command line names the sleep too.
+    let log = runner.state().join("jobs/job.out");
+    wait_for("output", || std::fs::metadata(&log).ok()).await;
     let record = runner.kill("job", 3_600_000).await;
     assert_eq!(
         (record.cause(), record.exit),

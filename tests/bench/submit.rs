@@ -118,7 +118,7 @@ async fn store_alone(each: &mut Samples) -> Result<f64, Failure> {
     let folder = tempfile::tempdir()?;
     let store = Arc::new(SqliteStore::open(
         &folder.path().join("store.db"),
-        Arc::new(SystemClock),
+        &SystemClock,
     )?);
     store
         .submit(

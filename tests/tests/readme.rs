@@ -92,11 +92,20 @@ async fn every_example_prints_what_the_readme_says() {
     let blocks = blocks();
     let program = Program::start().await;
     let mut languages = Vec::new();
-    for (index, example) in blocks.iter().enumerate().filter(|(_, block)| block.is_example()) {
+    for (index, example) in blocks
+        .iter()
+        .enumerate()
+        .filter(|(_, block)| block.is_example())
+    {
         let says = blocks.get(index + 1).filter(|block| block.fence == "text");
         let says = says.unwrap_or_else(|| panic!("line {}: what does it print?", example.line));
         let prints = example.run(&url(&program), &program.key());
-        assert_eq!(prints.trim_end(), says.text.trim_end(), "line {}", example.line);
+        assert_eq!(
+            prints.trim_end(),
+            says.text.trim_end(),
+            "line {}",
+            example.line
+        );
         languages.push(example.fence.as_str());
     }
     languages.sort_unstable();

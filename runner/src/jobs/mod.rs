@@ -266,6 +266,31 @@ impl Jobs {
         }
     }
 
+    /// Whether a mutation of files with this permit may begin; raises the floor of its id to its fence.
+    pub(crate) fn permit_mutation(&self, permit: &Permit) -> Result<(), Refusal> {
+        let mut table = self.table();
+        table.check_mutation(self.incarnation(), permit)?;
+        // Only for this incarnation, which the permit is bound to: the ledger need not hold it.
+        table.raise_floor(&permit.job, permit.fence).map(drop)
+    }
+
+    /// Whether a mutation of files that began with this permit may still take effect.
+    pub(crate) fn check_mutation(&self, permit: &Permit) -> Result<(), Refusal> {
+        self.table().check_mutation(self.incarnation(), permit)
+    }
+
+    /// Leaves a tombstone of an id that was used for a mutation of files.
+    pub(crate) fn bury(&self, id: &JobId) {
+        let floor = self.table().forget(id, Fence::LOWEST);
+        self.note(
+            id,
+            Fact {
+                floor,
+                forgotten: true,
+            },
+        );
+    }
+
     /// A job to attach to.
     pub(crate) fn get(&self, id: &JobId) -> Result<Arc<Job>, Refusal> {
         self.find(id)

@@ -51,19 +51,22 @@ pub(super) fn lease(
     })))
 }
 
-/// Gives a job back and settles it.
+/// Gives a job back and settles it. No other job of its environment is touched: nothing of theirs depends on a lease.
 pub(super) fn hand_back(
     commit: &mut Commit<'_>,
     at: &JobRef,
     fence: Fence,
     now: Timestamp,
 ) -> Result<Effects, StoreError> {
-    let job = held_job(commit.db, at)?.hand_back(fence).map_err(fenced)?;
+    let free = held_job(commit.db, at)?.hand_back(fence).map_err(fenced)?;
+    let environment = environment_of(commit.db, &free)?;
+    let settled = admission::settle(&environment, std::slice::from_ref(&free), now);
+    let job = settled.into_iter().next().unwrap_or(free);
     rows::update_job(commit, &job)?;
     let mut effects = Effects::default();
-    effects.runnable.push((job.at(), job.input.kind().lane()));
-    let environment = environment_of(commit.db, &job)?;
-    settle(commit, &environment, now, &mut effects)?;
+    if job.runnable {
+        effects.runnable.push((job.at(), job.input.kind().lane()));
+    }
     Ok(effects)
 }
 

@@ -1,0 +1,15 @@
+//! The OCI adapter on the machine's own `runc`: the conformance suite, and what only a look from outside can tell.
+
+#[path = "runtime_oci/bench.rs"]
+mod bench;
+#[path = "runtime_oci/outside.rs"]
+mod outside;
+
+use tests::conformance::runtime;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_adapter_conforms() {
+    let bench = bench::Bench::new();
+    runtime::suite(async || bench.bed()).await;
+    bench.assert_nothing_left();
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 use crate::args::{Listen, Settings};
 use crate::files::{Files, Identity, IdentityPool};
@@ -101,30 +102,25 @@ async fn serve(listener: UnixListener, jobs: Arc<Jobs>, files: Files) -> Result<
     let mut interrupt = step("signals", signal(SignalKind::interrupt()))?;
     let reaping = tokio::spawn(reap::reap_children());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = service::serve(listener, Arc::clone(&jobs), files, async {
+    let mut serving = tokio::spawn(service::serve(listener, Arc::clone(&jobs), files, async {
         // A dropped sender means the same.
         let _ = stopped.await;
-    });
-    tokio::pin!(serving);
+    }));
     tokio::select! {
-        ended = &mut serving => return ended.map_err(InitError::Server),
+        ended = &mut serving => return ended.map_err(io::Error::other).map_or_else(
+            |error| Err(InitError::Step("server", error)),
+            |served| served.map_err(InitError::Server),
+        ),
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
     }
-    let ended = async {
-        jobs.shut_down(SHUTDOWN_GRACE).await;
-        drop(stop);
-        // Whoever is still there was left behind by a job, and its environment ends now.
-        let own = tree::Pid::try_from(std::process::id()).unwrap_or(1);
-        let _ = tokio::task::spawn_blocking(move || tree::kill_rounds(own, SHUTDOWN_GRACE)).await;
-        tokio::time::sleep(FAREWELL).await;
-    };
-    tokio::pin!(ended);
-    tokio::select! {
-        ended = &mut serving => ended?,
-        () = &mut ended => {}
-    }
-    ended.await;
+    jobs.shut_down(SHUTDOWN_GRACE).await;
+    // Whoever is still there was left behind by a job, and its environment ends now, whatever comes of this.
+    let own = tree::Pid::try_from(std::process::id()).unwrap_or(1);
+    let _ = spawn_blocking(move || tree::kill_rounds(own, SHUTDOWN_GRACE)).await;
+    drop(stop);
+    // Open calls get the last records; a caller that does not read them holds up nobody.
+    let _ = tokio::time::timeout(FAREWELL, serving).await;
     reaping.abort();
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::answer;
 use crate::download::{self, BrokenOff, Opened};
 use crate::extract::{Call, JsonBody};
 use crate::legacy::upload::Encoding;
-use crate::legacy::{Detail, environment_id, not_done, path};
+use crate::legacy::{Detail, environment_id, naming_job, not_done, path};
 use crate::problem::Problem;
 use crate::service::App;
 
@@ -60,7 +60,8 @@ pub(crate) async fn download_from_environment(
     let id = environment_id(asked.environment_id)?;
     let path = path(asked.path)?;
     // A read changes nothing, so a repetition reads again: an idempotency key adds nothing to that.
-    let (job, head, bytes) = match download::open(&app, &call, id, path, app.sync_wait()).await? {
+    let opened = download::open(&app, &call, id, path, app.sync_wait()).await;
+    let (job, head, bytes) = match opened.map_err(naming_job)? {
         Opened::File { job, head, bytes } => (job, head, bytes),
         Opened::Later(job) => return Err(not_done(&job)),
     };

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::extract::{Call, JsonBody};
 use crate::legacy::strip::strip;
-use crate::legacy::{Detail, done, environment_id, not_done, required};
+use crate::legacy::{Detail, done, environment_id, naming_job, not_done, required};
 use crate::problem::Problem;
 use crate::service::{App, Service};
 use crate::validate::Faults;
@@ -113,14 +113,14 @@ fn exited(job: &Job) -> Result<(&ExecResult, u32), Problem> {
     match &job.result {
         Some(JobResult::Exec(result)) if ended_itself => match (result.exit_code, result.signal) {
             (Some(code), _) => Ok((result, code)),
-            (None, Some(signal)) => Err(Problem {
+            (None, Some(signal)) => Err(naming_job(Problem {
                 job: Some(job.id),
                 ..Problem::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "killed",
-                    format!("signal {signal} ended the command (job {})", job.id),
+                    format!("signal {signal} ended the command"),
                 )
-            }),
+            })),
             (None, None) => Err(not_done(job)),
         },
         _ => Err(not_done(job)),

@@ -88,9 +88,7 @@ fn done(job: &Job, body: impl Serialize) -> Response {
 /// Why a job is not the answer: it goes on, or it did not succeed. The detail names the job.
 fn not_done(job: &Job) -> Problem {
     if job.state.is_terminal() {
-        let problem = Problem::of_end(job);
-        let detail = format!("{} (job {})", problem.detail, job.id);
-        return Problem { detail, ..problem };
+        return naming_job(Problem::of_end(job));
     }
     Problem {
         job: Some(job.id),
@@ -102,6 +100,17 @@ fn not_done(job: &Job) -> Problem {
                 job.id
             ),
         )
+    }
+}
+
+/// The same error, whose detail names the job, since these clients read nothing else.
+fn naming_job(problem: Problem) -> Problem {
+    match problem.job {
+        Some(job) => Problem {
+            detail: format!("{} (job {job})", problem.detail),
+            ..problem
+        },
+        None => problem,
     }
 }
 

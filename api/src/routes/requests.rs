@@ -75,8 +75,7 @@ impl OctetsIn {
     expecting = "must be a number or a text such as 500m or 512Mi"
 )]
 pub(crate) enum Amount {
-    Whole(u64),
-    Fraction(f64),
+    Number(f64),
     Text(String),
 }
 
@@ -93,8 +92,8 @@ impl Amount {
 
     fn text(&self) -> String {
         match self {
-            Self::Whole(number) => number.to_string(),
-            Self::Fraction(number) => format!("{number:.3}"),
+            // Three decimals: thousandths of a processor are the least that can be had.
+            Self::Number(number) => format!("{number:.3}"),
             Self::Text(text) => text.clone(),
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! PID 1      ──▶ supervisor   length (4 bytes, little endian) with the descriptors attached, then the spec
-//! supervisor ──▶ PID 1        events of 8 bytes: started | failed, then exited, then empty
+//! command    ──▶ PID 1        events of 8 bytes: started, and failed if it cannot execute
+//! supervisor ──▶ PID 1        exited or signalled, then empty
 //! PID 1      ──▶ supervisor   RELEASE: leave what is left of the tree alive and go. End of file without it: PID 1
 //!                             died, so kill the tree and go
 //! ```
@@ -65,10 +66,10 @@ pub(crate) enum Stage {
     Interpreter = 6,
 }
 
-/// What a supervisor tells.
+/// What a supervisor, and the process that is about to be the command, tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// The command runs. `cgroups` has bit N set if it joined the Nth cgroup it was given.
+    /// The process exists, and will be the command unless it fails. `cgroups` has bit N set if it joined the Nth cgroup it was given.
     Started { pid: i32, cgroups: u8 },
     /// Nothing ran.
     Failed { stage: Stage, errno: i32 },

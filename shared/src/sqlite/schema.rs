@@ -22,6 +22,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 const STATEMENTS_KEPT: usize = 128;
 
+/// Length of the write-ahead log at which a commit copies it into the file: 16 MiB.
+const CHECKPOINT_PAGES: u32 = 4096;
+
 /// What the write-ahead log is cut down to once it was larger, in bytes.
 const WAL_KEPT_BYTES: u32 = 64 << 20;
 
@@ -39,8 +42,10 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
         )));
     }
     db.pragma_update(None, "synchronous", "FULL")?;
-    db.pragma_update(None, "foreign_keys", "OFF")?;
+    // What a savepoint may have to undo stays in memory.
+    db.pragma_update(None, "temp_store", "MEMORY")?;
     db.pragma_update(None, "cache_size", -8192)?;
+    db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     db.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES)?;
     migrate(&mut db)?;
     Ok(db)

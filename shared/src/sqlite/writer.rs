@@ -14,6 +14,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +29,9 @@ const QUEUED: usize = 1024;
 
 /// Operations in one transaction at most.
 const BATCH: usize = 256;
+
+/// Time after which a transaction takes no further operation, so that large ones hold up few others.
+const BATCH_TIME: Duration = Duration::from_millis(10);
 
 /// What an operation works with: the database inside of its savepoint, and the jobs whose watchers hear of it.
 pub(super) struct Commit<'db> {
@@ -136,34 +140,39 @@ impl Drop for Writer {
 }
 
 fn write_all(db: &Connection, mut waiting: mpsc::Receiver<Box<dyn Task>>, watches: &Watches) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while waiting.blocking_recv_many(&mut batch, BATCH) > 0 {
-        let outcome = write_batch(db, &mut batch);
+    let mut tasks = Vec::with_capacity(BATCH);
+    while !tasks.is_empty() || waiting.blocking_recv_many(&mut tasks, BATCH) > 0 {
+        let mut touched = Vec::new();
+        let mut run = 0;
+        let outcome = write_batch(db, &mut tasks, &mut run, &mut touched);
         if outcome.is_err() && !db.is_autocommit() {
             // Where this fails too the connection is beyond use; the next BEGIN says so to its callers.
             let _ = db.execute_batch("ROLLBACK");
         }
-        let failure = match outcome {
-            Ok(touched) => {
-                watches.raise(&touched);
-                None
-            }
-            Err(failure) => {
-                tracing::warn!(?failure, operations = batch.len(), "a commit failed");
-                Some(failure)
-            }
-        };
-        for task in batch.drain(..) {
+        let failure = outcome.err();
+        match &failure {
+            None => watches.raise(&touched),
+            Some(failure) => tracing::warn!(?failure, operations = run, "a commit failed"),
+        }
+        for task in tasks.drain(..run) {
             task.answer(failure.as_ref());
         }
     }
 }
 
-fn write_batch(db: &Connection, batch: &mut [Box<dyn Task>]) -> Result<Vec<JobRef>, Failure> {
+/// Commits some of the tasks, from the first on. `run` counts those that share the outcome; at least one.
+fn write_batch(
+    db: &Connection,
+    tasks: &mut [Box<dyn Task>],
+    run: &mut usize,
+    touched: &mut Vec<JobRef>,
+) -> Result<(), Failure> {
     let step = |sql| db.prepare_cached(sql)?.execute([]);
-    let mut touched = Vec::new();
+    let begun = Instant::now();
+    *run = 1;
     step("BEGIN IMMEDIATE")?;
-    for task in batch {
+    for (number, task) in tasks.iter_mut().enumerate() {
+        *run = number + 1;
         step("SAVEPOINT operation")?;
         let mut commit = Commit {
             db,
@@ -180,7 +189,10 @@ fn write_batch(db: &Connection, batch: &mut [Box<dyn Task>]) -> Result<Vec<JobRe
             step("ROLLBACK TO operation")?;
         }
         step("RELEASE operation")?;
+        if begun.elapsed() > BATCH_TIME {
+            break;
+        }
     }
     step("COMMIT").map_err(|error| Failure::of_commit(&error))?;
-    Ok(touched)
+    Ok(())
 }

@@ -5,4 +5,5 @@
 
 pub mod blobs;
 pub mod queue;
+pub mod runtime;
 pub mod store;

@@ -16,7 +16,7 @@ use std::io;
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use shared::clock::Clock;
@@ -41,6 +41,8 @@ use super::{files, socket};
 
 /// How long a killed PID 1 may take to be gone with all its processes.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often PID 1 is asked to end.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// The only image there is here.
 const HOST_IMAGE: &str = "host";
 
@@ -91,40 +93,40 @@ impl Host {
 
     pub(super) fn create(&self, placement: &Placement) -> Result<Started, RuntimeError> {
         refuse_what_cannot_be_had(&placement.spec)?;
-        let lock = self.lock(&placement.uid)?;
-        let record = match self.own(&placement.uid)? {
-            Some(record) => record,
-            None => self.make(placement)?,
-        };
-        make_folders(&self.layout.home(&placement.uid), &record)
-            .map_err(unavailable("the volume cannot be made"))?;
-        self.run(placement, &record, &lock)
+        self.locked(&placement.uid, |lock| {
+            let record = match self.own(&placement.uid)? {
+                Some(record) => record,
+                None => self.make(placement)?,
+            };
+            make_folders(&self.layout.home(&placement.uid), &record)
+                .map_err(unavailable("the volume cannot be made"))?;
+            self.run(placement, &record, lock)
+        })
     }
 
     pub(super) fn start(&self, placement: &Placement) -> Result<Started, RuntimeError> {
         refuse_what_cannot_be_had(&placement.spec)?;
-        let lock = self.lock(&placement.uid)?;
-        let record = self
-            .own(&placement.uid)?
-            .ok_or(RuntimeError::VolumeMissing)?;
-        if !self.layout.home(&placement.uid).volume().is_dir() {
-            return Err(RuntimeError::VolumeMissing);
-        }
-        self.run(placement, &record, &lock)
+        self.locked(&placement.uid, |lock| {
+            let record = self
+                .own(&placement.uid)?
+                .ok_or(RuntimeError::VolumeMissing)?;
+            if !self.layout.home(&placement.uid).volume().is_dir() {
+                return Err(RuntimeError::VolumeMissing);
+            }
+            self.run(placement, &record, lock)
+        })
     }
 
     pub(super) fn stop(&self, uid: &EnvironmentUid, grace: Duration) -> Result<(), RuntimeError> {
-        let _lock = self.lock(uid)?;
-        if self.own(uid)?.is_none() {
-            return Ok(());
-        }
-        if let Some(first) = self.first(uid)? {
-            let stopped = first
-                .signal(Signal::TERM)
-                .and_then(|()| first.wait(Some(grace)));
-            stopped.map_err(unavailable("PID 1 cannot be stopped"))?;
-        }
-        self.clear(uid)
+        self.locked(uid, |_| {
+            if self.own(uid)?.is_none() {
+                return Ok(());
+            }
+            if let Some(first) = self.first(uid)? {
+                ask_to_end(&first, grace).map_err(unavailable("PID 1 cannot be stopped"))?;
+            }
+            self.clear(uid)
+        })
     }
 
     pub(super) fn kill(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
@@ -132,21 +134,18 @@ impl Host {
             return Ok(());
         }
         self.end(uid)?;
-        let _lock = self.lock(uid)?;
-        self.clear(uid)
+        self.locked(uid, |_| self.clear_own(uid))
     }
 
     pub(super) fn delete(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
         if self.own(uid)?.is_some() {
             self.end(uid)?;
         }
-        let lock = self.lock(uid)?;
-        if self.own(uid)?.is_some() {
-            self.clear(uid)?;
-        }
-        self.discard(uid)
-            .and_then(|()| lock.retire())
-            .map_err(unavailable("the environment cannot be removed"))
+        self.locked(uid, |_| {
+            self.clear_own(uid)?;
+            self.discard(uid)
+                .map_err(unavailable("the environment cannot be removed"))
+        })
     }
 
     pub(super) fn inspect(&self, uid: &EnvironmentUid) -> Result<Sight, RuntimeError> {
@@ -182,9 +181,20 @@ impl Host {
             .map_err(unavailable("PID 1 cannot be looked at"))
     }
 
-    fn lock(&self, uid: &EnvironmentUid) -> Result<Lock, RuntimeError> {
-        Lock::take(&self.layout.locks(), uid.as_str())
-            .map_err(unavailable("the environment cannot be locked"))
+    /// Does something while nobody else does anything to the life.
+    fn locked<T>(
+        &self,
+        uid: &EnvironmentUid,
+        work: impl FnOnce(&Lock) -> Result<T, RuntimeError>,
+    ) -> Result<T, RuntimeError> {
+        let lock = Lock::take(&self.layout.locks(), uid.as_str())
+            .map_err(unavailable("the environment cannot be locked"))?;
+        let done = work(&lock);
+        if !self.layout.home(uid).folder().exists() {
+            lock.retire()
+                .map_err(unavailable("the environment's lock cannot be removed"))?;
+        }
+        done
     }
 
     /// Makes the folder of a new life: all of it or nothing.
@@ -300,6 +310,13 @@ impl Host {
         }
     }
 
+    fn clear_own(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
+        match self.own(uid)? {
+            Some(_) => self.clear(uid),
+            None => Ok(()),
+        }
+    }
+
     /// Ends the container and removes all of it but the life's folder.
     fn clear(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
         self.end(uid)?;
@@ -339,6 +356,19 @@ fn make_folders(home: &Home, record: &Record) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Asks PID 1 to end, and waits until it has or the grace is over. It is asked again and again, since the kernel drops a
+/// TERM that comes before a PID 1 has said what it does about it.
+fn ask_to_end(first: &FirstProcess, grace: Duration) -> io::Result<()> {
+    let begun = Instant::now();
+    loop {
+        first.signal(Signal::TERM)?;
+        let left = grace.saturating_sub(begun.elapsed());
+        if first.wait(Some(left.min(ASK_AGAIN)))? || left.is_zero() {
+            return Ok(());
+        }
+    }
 }
 
 fn refuse_what_cannot_be_had(spec: &EnvironmentSpec) -> Result<(), RuntimeError> {

@@ -7,9 +7,9 @@
 //! The tree's name holds a hash of what it was made from, so a machine that was upgraded gets a new one, and the old one
 //! stays for the environments that still run on it.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -215,8 +215,26 @@ fn make(root: &Path, sources: &[(PathBuf, Metadata)]) -> io::Result<()> {
     symlink("../usr/lib/os-release", etc.join("os-release"))?;
     // The last component must exist as a file, to be mounted over.
     fs::write(root.join(".em/runner"), "")?;
-    for folder in ["", ".em", ".em/state", "etc", "run", "var"] {
-        files::folder(&root.join(folder), 0o755)?;
+    open_to_all(root)?;
+    // Some OCI runtimes give a tmpfs the mode of the folder that it is mounted on, whatever its options say.
+    for (folder, mode) in [("tmp", 0o1777), ("var/tmp", 0o1777), ("root", 0o700)] {
+        files::folder(&root.join(folder), mode)?;
+    }
+    Ok(())
+}
+
+/// Lets everybody read the tree and pass its folders, whatever this process's umask is.
+fn open_to_all(path: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    if metadata.is_symlink() {
+        return Ok(());
+    }
+    let mode = if metadata.is_dir() { 0o755 } else { 0o644 };
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path)? {
+            open_to_all(&entry?.path())?;
+        }
     }
     Ok(())
 }
@@ -225,7 +243,7 @@ fn copy(from: &Path, to: &Path, metadata: &Metadata) -> io::Result<()> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder)?;
     }
-    // Where time is told is often a link into /usr, sometimes to a file that is not there inside.
+    // A link is copied as it is: most lead into /usr, and where one leads nowhere inside there is nothing to be had.
     if metadata.is_symlink() {
         symlink(fs::read_link(from)?, to)
     } else if metadata.is_dir() {

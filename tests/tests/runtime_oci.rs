@@ -1,0 +1,21 @@
+//! The OCI adapter on the machine's own `runc`: the conformance suite, and what only a look from outside can tell.
+
+#[path = "runtime_oci/bench.rs"]
+mod bench;
+#[path = "runtime_oci/crashes.rs"]
+mod crashes;
+#[path = "runtime_oci/escapes.rs"]
+mod escapes;
+#[path = "runtime_oci/outside.rs"]
+mod outside;
+#[path = "runtime_oci/trouble.rs"]
+mod trouble;
+
+use tests::conformance::runtime;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_adapter_conforms() {
+    let bench = bench::Bench::new();
+    runtime::suite(async || bench.bed()).await;
+    bench.assert_nothing_left();
+}

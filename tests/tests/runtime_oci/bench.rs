@@ -1,0 +1,145 @@
+//! A data folder for a test, and the look from outside on what it holds.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use shared::clock::SystemClock;
+use shared::ids::{EnvironmentUid, InstanceId};
+use shared::ports::Runtime;
+use tempfile::TempDir;
+use tests::conformance::runtime::{Bed, Given};
+use worker::runtime::oci::{OciRuntime, OciSettings};
+
+/// A data folder of its own. What is left in it at the end, also at a failure, is deleted.
+pub(crate) struct Bench {
+    kept: TempDir,
+    below: PathBuf,
+    pub(crate) instance: InstanceId,
+    foreign: InstanceId,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self::below("data")
+    }
+
+    /// With the data folder at this place below a temporary folder.
+    pub(crate) fn below(path: impl Into<PathBuf>) -> Self {
+        Self {
+            kept: tempfile::tempdir().expect("a folder"),
+            below: path.into(),
+            instance: InstanceId::from_random(rand::random()),
+            foreign: InstanceId::from_random(rand::random()),
+        }
+    }
+
+    /// The folder of environments.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.kept.path().join(&self.below).join("environments")
+    }
+
+    /// The folder of one life.
+    pub(crate) fn home(&self, uid: &EnvironmentUid) -> PathBuf {
+        self.folder().join(uid.as_str())
+    }
+
+    /// The adapter, opened anew.
+    pub(crate) fn open(&self) -> OciRuntime {
+        self.open_as(&self.instance)
+    }
+
+    fn open_as(&self, instance: &InstanceId) -> OciRuntime {
+        let settings = OciSettings::new(self.folder());
+        OciRuntime::open(&settings, instance.clone(), Arc::new(SystemClock)).expect("opens")
+    }
+
+    pub(crate) fn bed(&self) -> Bed {
+        Bed {
+            runtime: Arc::new(self.open()),
+            foreign: Arc::new(self.open_as(&self.foreign)),
+            image: "host".to_owned(),
+        }
+    }
+
+    pub(crate) fn given(&self) -> Given {
+        Given::new(self.bed())
+    }
+
+    /// The host's pid of an environment's PID 1.
+    pub(crate) fn pid(&self, uid: &EnvironmentUid) -> i32 {
+        let text = fs::read_to_string(self.home(uid).join("bundle/pid")).expect("a pid file");
+        text.trim().parse().expect("a pid")
+    }
+
+    /// The environment's folders in all cgroup hierarchies.
+    pub(crate) fn cgroups(&self, uid: &EnvironmentUid) -> Vec<PathBuf> {
+        let name = format!("environment-manager-{}-{uid}", self.instance);
+        cgroup_folders(&|found| found == name)
+    }
+
+    /// Asserts that no folder, mount, cgroup or process of either instance is there.
+    pub(crate) fn assert_nothing_left(&self) {
+        let names = |folder: &Path| -> Vec<String> {
+            let entries = fs::read_dir(folder).expect("a folder");
+            let names = entries.map(|entry| entry.expect("an entry").file_name());
+            names
+                .map(|name| name.to_string_lossy().into_owned())
+                .collect()
+        };
+        let mut there = names(&self.folder());
+        there.sort();
+        assert_eq!(there, [".locks", ".ranges", ".runc"]);
+        for empty in [".ranges", ".runc"] {
+            assert_eq!(names(&self.folder().join(empty)), [""; 0], "{empty}");
+        }
+        let mut locks = names(&self.folder().join(".locks"));
+        locks.retain(|name| name != "images" && name != "ranges");
+        assert_eq!(locks, [""; 0]);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
+        assert!(
+            !mounts.contains(&*self.kept.path().to_string_lossy()),
+            "{mounts}"
+        );
+        for instance in [&self.instance, &self.foreign] {
+            assert_eq!(
+                cgroup_folders(&|name| name.contains(instance.as_str())),
+                [PathBuf::new(); 0]
+            );
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let runtimes = [self.open(), self.open_as(&self.foreign)];
+        let cleaned = std::thread::spawn(move || {
+            let executor = tokio::runtime::Runtime::new().expect("an executor");
+            executor.block_on(async {
+                for runtime in runtimes {
+                    for holding in runtime.list().await.expect("a list") {
+                        runtime.delete(&holding.uid).await.expect("deleted");
+                    }
+                }
+            });
+        });
+        let cleaned = cleaned.join();
+        assert!(
+            cleaned.is_ok() || std::thread::panicking(),
+            "the environments could not be removed"
+        );
+    }
+}
+
+/// The folders right below each hierarchy whose name is as asked for.
+fn cgroup_folders(named: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
+    let mounts = mounts.lines().filter(|line| line.contains(" - cgroup"));
+    mounts
+        .filter_map(|line| line.split(' ').nth(4))
+        .flat_map(|mount| fs::read_dir(mount).expect("a hierarchy"))
+        .map(|entry| entry.expect("an entry"))
+        .filter(|entry| named(&entry.file_name().to_string_lossy()))
+        .map(|entry| entry.path())
+        .collect()
+}

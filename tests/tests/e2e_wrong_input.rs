@@ -527,13 +527,7 @@ async fn nobody_without_the_key_gets_anything() {
     let (mut program, client) = idle().await;
     let key = program.key();
     let almost = format!("{}x", &key[..key.len() - 1]);
-    for key in [
-        "",
-        "x",
-        &almost,
-        &key.to_uppercase(),
-        &"k".repeat(10_000),
-    ] {
+    for key in ["", "x", &almost, &key.to_uppercase(), &"k".repeat(10_000)] {
         let stranger = client.with_key(key);
         for path in [
             "/v1/jobs",

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use shared::ports::{Runtime, Sight};
 use shared::resources::{ByteSize, Cpu, Resources};

@@ -8,14 +8,15 @@
 //!   answer ◀── problem.rs: every error ◀── views/ ◀───────── store ◀── wait: watch, read, wait again
 //! ```
 //!
-//! Invariants: `202` is answered only after a durable commit; what is answered is built from [`views`], never from the
+//! Invariants: `202` is answered only after a durable commit; what is answered is built from `views`, never from the
 //! stored records, so that no value of a variable leaves the service; every error becomes a response in one place,
-//! [`problem`]; whatever a caller sends, the answer is never a 500.
+//! `problem.rs`; whatever a caller sends, the answer is never a 500.
 //!
-//! Start reading at [`router`](mod@router): every route on one screen.
+//! Start reading at `router.rs`: every route on one screen.
 
 mod answer;
 mod auth;
+mod document;
 mod download;
 mod extract;
 mod layers;
@@ -32,6 +33,7 @@ mod views;
 mod wait;
 
 pub use auth::KeyRing;
-pub use router::{openapi, router};
+pub use document::openapi;
+pub use router::router;
 pub use serve::serve;
 pub use service::{ApiDeps, Check, ReadyCheck};

@@ -309,3 +309,79 @@ impl From<(&'static str, InvalidId)> for Problem {
         Self::invalid(field, error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shared::ports::BlobName;
+
+    use super::*;
+
+    fn of<E: Into<Problem>>(error: E) -> (u16, String) {
+        let problem = error.into();
+        (problem.status.as_u16(), problem.code.into_owned())
+    }
+
+    fn is(status: u16, code: &str) -> (u16, String) {
+        (status, code.to_owned())
+    }
+
+    #[test]
+    fn a_backend_that_is_down_is_503_and_tells_nothing() {
+        let secret = || "/secret/place".to_owned();
+        for problem in [
+            Problem::from(StoreError::Unavailable(secret())),
+            Problem::from(StoreError::Unknown(secret())),
+            Problem::from(StoreError::Corrupt(secret())),
+            Problem::from(StoreError::Fenced),
+            Problem::from(BlobError::Unavailable(secret())),
+        ] {
+            assert!(!problem.detail.contains("secret"));
+            let response = problem.into_response();
+            assert_eq!(response.status(), 503);
+            assert!(response.headers().contains_key(RETRY_AFTER));
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_hinders() {
+        let not_allowed = Refusal::NotAllowed {
+            phase: "stopped",
+            reason: String::new(),
+        };
+        assert_eq!(of(not_allowed), is(409, "environment_stopped"));
+        assert_eq!(of(Refusal::DifferentSpec), is(409, "environment_exists"));
+        assert_eq!(
+            of(Refusal::Gone("deleting")),
+            is(410, "environment_deleting")
+        );
+        assert_eq!(
+            of(Refusal::NoSuchEnvironment(String::new())),
+            is(404, "not_found")
+        );
+        assert_eq!(
+            of(SubmitError::KeyReused),
+            is(422, "idempotency_key_reused")
+        );
+        assert_eq!(of(ListError::BadToken), is(422, "invalid"));
+        assert_eq!(of(BlobError::Source(String::new())), is(400, "malformed"));
+        let name = BlobName::new("bucket", "object").expect("a name");
+        assert_eq!(of(BlobError::Damaged(name)), is(503, "unavailable"));
+    }
+
+    #[test]
+    fn the_codes_of_file_jobs_have_their_statuses() {
+        for (code, status) in [
+            ("file_not_found", 404),
+            ("permission_denied", 403),
+            ("not_a_directory", 409),
+            ("changed_while_read", 409),
+            ("environment_deleted", 410),
+            ("range_not_satisfiable", 416),
+            ("invalid_path", 422),
+            ("no_space", 507),
+            ("runner_misbehaved", 503),
+        ] {
+            assert_eq!(status_of(code).as_u16(), status, "{code}");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Every route on one screen.
 //!
-//! The document at `/openapi.json` is made of the same list, so that no route is missing in it.
+//! The document at `/openapi.json` ([`crate::document`]) is made of the same lists, so that no route is missing in it.
 
 use std::sync::Arc;
 
@@ -9,10 +9,6 @@ use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
-use utoipa::OpenApi as _;
-use utoipa::openapi::schema::AnyOf;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{OpenApi, RefOr, Schema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -24,7 +20,7 @@ use crate::routes::{artifacts, content, environments, exec, files, jobs, output,
 use crate::service::{ApiDeps, App, Service};
 
 /// Routes that need no key.
-fn open() -> OpenApiRouter<App> {
+pub(crate) fn open() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(service::health)) //                                  /health
         .routes(routes!(service::ready)) //                                   /ready
@@ -33,7 +29,7 @@ fn open() -> OpenApiRouter<App> {
 
 /// Routes that need a key.
 #[rustfmt::skip]
-fn guarded() -> OpenApiRouter<App> {
+pub(crate) fn guarded() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         // The service's own.
         .routes(routes!(service::status)) //                                  /status
@@ -66,7 +62,7 @@ fn guarded() -> OpenApiRouter<App> {
         .routes(routes!(legacy::upload_to_cloud_and_index)) //                /upload_to_cloud_and_index
 }
 
-/// The API as a service of its own. Waiting requests wait as long as they like: [`crate::serve`] has a signal for them.
+/// The API as a service of its own. Waiting requests wait as long as they like: [`crate::serve()`] has a signal for them.
 pub fn router(deps: ApiDeps) -> Router {
     build(deps, CancellationToken::new())
 }
@@ -91,51 +87,3 @@ pub(crate) fn build(deps: ApiDeps, stopping: CancellationToken) -> Router {
         .layer(from_fn_with_state(app.clone(), observe))
         .with_state(app)
 }
-
-/// The document that describes every route.
-pub fn openapi() -> OpenApi {
-    let mut document = About::openapi();
-    document.merge(open().into_openapi());
-    document.merge(guarded().into_openapi());
-    let components = document.components.get_or_insert_default();
-    for name in OVERLAPPING {
-        if let Some(RefOr::T(schema)) = components.schemas.get_mut(name) {
-            any_of(schema);
-        }
-    }
-    components.security_schemes.insert(
-        "key".to_owned(),
-        SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)).into(),
-    );
-    document
-}
-
-/// Schemas of which a value may fit several parts, since readers must tolerate unknown fields.
-const OVERLAPPING: [&str; 2] = ["JobInput", "JobResult"];
-
-fn any_of(schema: &mut Schema) {
-    if let Schema::OneOf(one_of) = schema {
-        let mut any_of = AnyOf::new();
-        any_of.items = std::mem::take(&mut one_of.items);
-        any_of.description = one_of.description.take();
-        *schema = Schema::AnyOf(any_of);
-    }
-}
-
-#[derive(utoipa::OpenApi)]
-#[openapi(
-    info(
-        title = "Environment Manager",
-        description = "Isolated environments for agents, and jobs in them.",
-    ),
-    security(("key" = [])),
-    tags(
-        (name = "environments", description = "Isolated places to run commands in"),
-        (name = "jobs", description = "Commands and other work, and their output"),
-        (name = "files", description = "Files in an environment"),
-        (name = "artifacts", description = "Files that were copied out of environments"),
-        (name = "original", description = "The original endpoints; errors are {\"detail\": …}"),
-        (name = "service", description = "The service itself"),
-    )
-)]
-struct About;

@@ -16,15 +16,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+mod ends;
 mod error;
 mod leases;
 mod lists;
 mod output;
 mod prune;
 mod readers;
+mod roles;
 mod rows;
 mod schema;
 mod submit;
+mod sweeps;
 mod tokens;
 mod watches;
 mod writer;
@@ -153,7 +156,7 @@ impl Store for SqliteStore {
     ) -> Result<Vec<Environment>, StoreError> {
         let after = after.cloned();
         self.readers
-            .read(move |db| lists::environments_in(db, phase, after.as_ref(), limit))
+            .read(move |db| sweeps::environments_in(db, phase, after.as_ref(), limit))
             .await
     }
 
@@ -215,7 +218,7 @@ impl Store for SqliteStore {
     ) -> Result<Effects, StoreError> {
         let at = at.clone();
         self.writer
-            .commit(move |commit| leases::finish(commit, &at, fence, completion, now))
+            .commit(move |commit| ends::finish(commit, &at, fence, completion, now))
             .await
     }
 
@@ -228,7 +231,7 @@ impl Store for SqliteStore {
     ) -> Result<Effects, StoreError> {
         let at = at.clone();
         self.writer
-            .commit(move |commit| leases::environment_event(commit, &at, generation, &event, now))
+            .commit(move |commit| ends::environment_event(commit, &at, generation, &event, now))
             .await
     }
 
@@ -240,7 +243,7 @@ impl Store for SqliteStore {
     ) -> Result<Option<Job>, StoreError> {
         let at = at.clone();
         self.writer
-            .commit(move |commit| leases::cancel(commit, &at, request, now))
+            .commit(move |commit| ends::cancel(commit, &at, request, now))
             .await
     }
 
@@ -272,13 +275,13 @@ impl Store for SqliteStore {
         limit: u32,
     ) -> Result<Vec<JobRef>, StoreError> {
         self.readers
-            .read(move |db| lists::runnable(db, lane, after, limit))
+            .read(move |db| sweeps::runnable(db, lane, after, limit))
             .await
     }
 
     async fn held(&self, after: Option<JobId>, limit: u32) -> Result<Vec<HeldJob>, StoreError> {
         self.readers
-            .read(move |db| lists::held(db, after, limit))
+            .read(move |db| sweeps::held(db, after, limit))
             .await
     }
 
@@ -290,24 +293,24 @@ impl Store for SqliteStore {
     async fn beat(&self, worker: &WorkerId) -> Result<(), StoreError> {
         let worker = worker.clone();
         self.writer
-            .commit(move |commit| leases::beat(commit.db, &worker))
+            .commit(move |commit| roles::beat(commit.db, &worker))
             .await
     }
 
     async fn beats(&self) -> Result<Vec<Beat>, StoreError> {
-        self.readers.read(leases::beats).await
+        self.readers.read(roles::beats).await
     }
 
     async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError> {
         let worker = worker.clone();
         self.writer
-            .commit(move |commit| leases::retire(commit.db, &worker))
+            .commit(move |commit| roles::retire(commit.db, &worker))
             .await
     }
 
     async fn role(&self, role: &str) -> Result<Option<RoleHolder>, StoreError> {
         let role = role.to_owned();
-        self.readers.read(move |db| leases::role(db, &role)).await
+        self.readers.read(move |db| roles::role(db, &role)).await
     }
 
     async fn take_role(
@@ -318,7 +321,7 @@ impl Store for SqliteStore {
     ) -> Result<bool, StoreError> {
         let (role, owner, from) = (role.to_owned(), owner.clone(), from.cloned());
         self.writer
-            .commit(move |commit| leases::take_role(commit.db, &role, &owner, from.as_ref()))
+            .commit(move |commit| roles::take_role(commit.db, &role, &owner, from.as_ref()))
             .await
     }
 
@@ -377,6 +380,6 @@ impl Store for SqliteStore {
     }
 
     async fn counts(&self) -> Result<StoreCounts, StoreError> {
-        self.readers.read(lists::counts).await
+        self.readers.read(sweeps::counts).await
     }
 }

@@ -27,7 +27,7 @@ mod output;
 
 pub use client::{Answer, Client, id_of};
 pub use folder::DataFolder;
-pub use host::{is_stopped, processes_with, wait_until};
+pub use host::{files_below, is_stopped, processes_with, wait_until};
 pub use output::{Drain, Gap, Output};
 
 /// A wait that only a broken program outlasts.

@@ -23,7 +23,7 @@ written = {1: 0, 2: 0}
 while written != sizes:
     for fd in (1, 2):
         at, upto = written[fd], min(written[fd] + 65536, sizes[fd])
-        data = b''.join(b'%d %013d\n' % (fd, line) for line in range(at // 16, upto // 16))
+        data = b''.join(b'%d %013d\\n' % (fd, line) for line in range(at // 16, upto // 16))
         while data:
             data = data[os.write(fd, data):]
         written[fd] = upto

@@ -2,8 +2,14 @@
 
 #[path = "runtime_oci/bench.rs"]
 mod bench;
+#[path = "runtime_oci/crashes.rs"]
+mod crashes;
+#[path = "runtime_oci/escapes.rs"]
+mod escapes;
 #[path = "runtime_oci/outside.rs"]
 mod outside;
+#[path = "runtime_oci/trouble.rs"]
+mod trouble;
 
 use tests::conformance::runtime;
 

@@ -4,7 +4,8 @@ use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::BytesMut;
+use futures::StreamExt as _;
 use serde::de::DeserializeOwned;
 
 use crate::problem::Problem;
@@ -53,16 +54,30 @@ impl<T: DeserializeOwned> FromRequest<App> for OptionalBody<T> {
     }
 }
 
-/// A body's bytes, `limit` at most.
+/// A body's bytes, `limit` at most. Of a larger one as much again is read and dropped, so that a caller who sends it all
+/// before it reads is there to read the refusal.
 async fn read_all(body: Body, limit: u64) -> Result<Bytes, Problem> {
-    let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
-    match limited.collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_large(format!(
-            "the body is larger than {limit} bytes"
-        ))),
-        Err(_) => Err(Problem::malformed("the body did not come whole")),
+    let broken_off = |_| Problem::malformed("the body did not come whole");
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut chunks = body.into_data_stream();
+    let (mut all, mut dropped) = (BytesMut::new(), 0);
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(broken_off)?;
+        if dropped == 0 && chunk.len() <= limit - all.len() {
+            all.extend_from_slice(&chunk);
+        } else {
+            dropped += chunk.len();
+            if dropped > limit {
+                break;
+            }
+        }
     }
+    if dropped > 0 {
+        return Err(Problem::too_large(format!(
+            "the body is larger than {limit} bytes"
+        )));
+    }
+    Ok(all.freeze())
 }
 
 /// A content type is not needed, but one that is there must be JSON.
@@ -86,7 +101,7 @@ fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
         Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported_media_type",
-            "send the body as application/json",
+            "send the body with Content-Type: application/json",
         ))
     }
 }
@@ -100,6 +115,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     source
         .end()
         .map_err(|error| refused(&error, String::new()))?;
+    // A list of a type's fields in order would do as well, but is no body that anybody has documented.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::invalid("", "the body must be an object"));
+    }
     Ok(value)
 }
 
@@ -174,6 +193,33 @@ mod tests {
             assert_eq!(problem.errors[0].field, field, "{text}");
         }
     }
+
+    #[tokio::test]
+    async fn bodies_are_taken_up_to_the_limit() {
+        let read = async |length: usize, limit: u64| {
+            let chunks = vec![b'x'; length];
+            let chunks: Vec<_> = chunks
+                .chunks(3)
+                .map(|c| Ok::<_, BrokenPipe>(c.to_vec()))
+                .collect();
+            read_all(Body::from_stream(futures::stream::iter(chunks)), limit).await
+        };
+        assert_eq!(read(10, 10).await.map(|bytes| bytes.len()).ok(), Some(10));
+        assert_eq!(read(0, 0).await.map(|bytes| bytes.len()).ok(), Some(0));
+        for (length, limit) in [(11, 10), (100, 10), (1, 0)] {
+            let refused = read(length, limit).await.expect_err("too large");
+            assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        let broken = futures::stream::iter([Ok(vec![1]), Err(BrokenPipe)]);
+        let refused = read_all(Body::from_stream(broken), 10)
+            .await
+            .expect_err("half");
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the caller went away")]
+    struct BrokenPipe;
 
     #[test]
     fn a_content_type_must_be_json_if_it_is_there() {

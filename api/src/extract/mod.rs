@@ -9,5 +9,5 @@ mod prefer;
 pub(crate) use body::{JsonBody, OptionalBody};
 pub(crate) use call::Call;
 pub(crate) use id::{ArtifactPath, EnvironmentPath, JobPath};
-pub(crate) use params::Params;
+pub(crate) use params::{NoParams, Params};
 pub(crate) use prefer::Prefer;

@@ -30,6 +30,18 @@ impl FromRequestParts<App> for Params {
     }
 }
 
+/// The query string of a route that takes no parameter.
+pub(crate) struct NoParams;
+
+impl FromRequestParts<App> for NoParams {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let params = Params::from_request_parts(parts, app).await?;
+        params.only(&[]).map(|()| Self)
+    }
+}
+
 impl Params {
     /// Reads `name=value&…`; `+` is a space and `%xx` a byte, as in forms.
     pub(crate) fn parse(query: &str) -> Result<Self, Problem> {

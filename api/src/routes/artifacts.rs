@@ -19,7 +19,7 @@ use shared::staging::STAGING_BUCKET;
 use utoipa::ToSchema;
 
 use crate::answer;
-use crate::extract::{ArtifactPath, Call, EnvironmentPath, JsonBody, Params};
+use crate::extract::{ArtifactPath, Call, EnvironmentPath, JsonBody, NoParams, Params};
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::requests::OctetsIn;
 use crate::service::{App, Service};
@@ -70,6 +70,7 @@ pub(crate) async fn publish(
     State(app): State<App>,
     call: Call,
     EnvironmentPath(id): EnvironmentPath,
+    _: NoParams,
     body: JsonBody<PublishRequest>,
 ) -> Result<Response, Problem> {
     let job = app.new_job();
@@ -122,9 +123,8 @@ pub(crate) async fn get(
     State(app): State<App>,
     call: Call,
     ArtifactPath(id): ArtifactPath,
-    params: Params,
+    _: NoParams,
 ) -> Result<Json<ArtifactView>, Problem> {
-    params.only(&[])?;
     Ok(Json(ArtifactView::of(&app.artifact(&call, &id).await?)))
 }
 
@@ -142,9 +142,8 @@ pub(crate) async fn content(
     State(app): State<App>,
     call: Call,
     ArtifactPath(id): ArtifactPath,
-    params: Params,
+    _: NoParams,
 ) -> Result<Response, Problem> {
-    params.only(&[])?;
     let artifact = app.artifact(&call, &id).await?;
     let name = BlobName::new(artifact.bucket.as_str(), artifact.object.as_str())?;
     let (info, bytes) = app.deps.blobs.get(&name).await?;

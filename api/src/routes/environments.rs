@@ -16,7 +16,7 @@ use shared::secret::EnvVars;
 use utoipa::ToSchema;
 
 use crate::answer;
-use crate::extract::{Call, EnvironmentPath, JsonBody, OptionalBody, Params};
+use crate::extract::{Call, EnvironmentPath, JsonBody, NoParams, OptionalBody, Params};
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::requests::{Amount, Env, Nothing};
 use crate::service::{App, Service};
@@ -99,6 +99,7 @@ pub(crate) struct NetworkRequest {
 pub(crate) async fn create(
     State(app): State<App>,
     call: Call,
+    _: NoParams,
     body: JsonBody<CreateEnvironment>,
 ) -> Result<Response, Problem> {
     let (id, spec) = app.checked_spec(body.value)?;
@@ -187,9 +188,8 @@ pub(crate) async fn get(
     State(app): State<App>,
     call: Call,
     EnvironmentPath(id): EnvironmentPath,
-    params: Params,
+    _: NoParams,
 ) -> Result<Json<EnvironmentView>, Problem> {
-    params.only(&[])?;
     let found = app
         .deps
         .store
@@ -218,6 +218,7 @@ pub(crate) async fn delete(
     State(app): State<App>,
     call: Call,
     EnvironmentPath(id): EnvironmentPath,
+    _: NoParams,
     body: OptionalBody<Nothing>,
 ) -> Result<Response, Problem> {
     app.lifecycle(&call, id, JobInput::Delete {}, &body).await
@@ -243,6 +244,7 @@ pub(crate) async fn stop(
     State(app): State<App>,
     call: Call,
     EnvironmentPath(id): EnvironmentPath,
+    _: NoParams,
     body: OptionalBody<Nothing>,
 ) -> Result<Response, Problem> {
     app.lifecycle(&call, id, JobInput::Stop {}, &body).await
@@ -268,6 +270,7 @@ pub(crate) async fn start(
     State(app): State<App>,
     call: Call,
     EnvironmentPath(id): EnvironmentPath,
+    _: NoParams,
     body: OptionalBody<Nothing>,
 ) -> Result<Response, Problem> {
     app.lifecycle(&call, id, JobInput::Start {}, &body).await

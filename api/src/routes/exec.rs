@@ -11,7 +11,7 @@ use shared::staging::INLINE_BYTES;
 use utoipa::ToSchema;
 
 use crate::answer;
-use crate::extract::{Call, EnvironmentPath, JsonBody};
+use crate::extract::{Call, EnvironmentPath, JsonBody, NoParams};
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::requests::{CommandIn, Env, OctetsIn};
 use crate::service::{App, Service};
@@ -63,6 +63,7 @@ pub(crate) async fn submit(
     State(app): State<App>,
     call: Call,
     EnvironmentPath(id): EnvironmentPath,
+    _: NoParams,
     body: JsonBody<ExecRequest>,
 ) -> Result<Response, Problem> {
     let (input, labels) = app.checked_exec(body.value)?;

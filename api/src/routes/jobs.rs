@@ -10,7 +10,7 @@ use shared::ports::JobFilter;
 use utoipa::ToSchema;
 
 use crate::answer;
-use crate::extract::{Call, JobPath, OptionalBody, Params};
+use crate::extract::{Call, JobPath, NoParams, OptionalBody, Params};
 use crate::problem::{Problem, ProblemBody};
 use crate::service::{App, Service};
 use crate::validate::Faults;
@@ -82,9 +82,8 @@ pub(crate) async fn get(
     State(app): State<App>,
     call: Call,
     JobPath(id): JobPath,
-    params: Params,
+    _: NoParams,
 ) -> Result<Response, Problem> {
-    params.only(&[])?;
     let job = app.job(&call.job(id)).await?;
     let job = app.follow(job, call.prefer.wait_or(0)).await?;
     let response = Json(JobView::of(&job)).into_response();
@@ -153,6 +152,7 @@ pub(crate) async fn cancel(
     State(app): State<App>,
     call: Call,
     JobPath(id): JobPath,
+    _: NoParams,
     body: OptionalBody<CancelBody>,
 ) -> Result<Response, Problem> {
     let asked = body.value;

@@ -53,6 +53,7 @@ async fn every_error_is_a_problem() {
             415,
             "unsupported_media_type",
         ),
+        (post(&format!("{exec}?wait=1"), "{}"), 422, "invalid"),
         (post(exec, "{}"), 422, "invalid"),
         (
             world.request(Method::GET, "/v1/environments/a%2Fb"),

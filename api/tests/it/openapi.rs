@@ -23,7 +23,9 @@ fn operations(document: &Value) -> Vec<(String, String)> {
 
 #[test]
 fn the_document_is_the_one_that_was_agreed_on() {
-    insta::assert_json_snapshot!("openapi", document());
+    let mut document = document();
+    document["info"]["version"] = json!("(the program's)");
+    insta::assert_json_snapshot!("openapi", document);
 }
 
 #[test]

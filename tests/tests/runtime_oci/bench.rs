@@ -83,7 +83,9 @@ impl Bench {
         let names = |folder: &Path| -> Vec<String> {
             let entries = fs::read_dir(folder).expect("a folder");
             let names = entries.map(|entry| entry.expect("an entry").file_name());
-            names.map(|name| name.to_string_lossy().into_owned()).collect()
+            names
+                .map(|name| name.to_string_lossy().into_owned())
+                .collect()
         };
         let mut there = names(&self.folder());
         there.sort();
@@ -95,9 +97,15 @@ impl Bench {
         locks.retain(|name| name != "images" && name != "ranges");
         assert_eq!(locks, [""; 0]);
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
-        assert!(!mounts.contains(&*self.kept.path().to_string_lossy()), "{mounts}");
+        assert!(
+            !mounts.contains(&*self.kept.path().to_string_lossy()),
+            "{mounts}"
+        );
         for instance in [&self.instance, &self.foreign] {
-            assert_eq!(cgroup_folders(&|name| name.contains(instance.as_str())), [PathBuf::new(); 0]);
+            assert_eq!(
+                cgroup_folders(&|name| name.contains(instance.as_str())),
+                Vec::<PathBuf>::new()
+            );
         }
     }
 }
@@ -116,7 +124,10 @@ impl Drop for Bench {
             });
         });
         let cleaned = cleaned.join();
-        assert!(cleaned.is_ok() || std::thread::panicking(), "the environments could not be removed");
+        assert!(
+            cleaned.is_ok() || std::thread::panicking(),
+            "the environments could not be removed"
+        );
     }
 }
 

@@ -16,9 +16,15 @@ pub(super) async fn only_the_own_instance_is_listed(given: &Given) {
     found.sort_by(|one, other| one.uid.cmp(&other.uid));
     let mut expected = [(running.uid(), true), (stopped.uid(), false)];
     expected.sort();
-    let seen: Vec<_> = found.iter().map(|holding| (&holding.uid, holding.alive)).collect();
+    let seen: Vec<_> = found
+        .iter()
+        .map(|holding| (&holding.uid, holding.alive))
+        .collect();
     assert_eq!(seen, expected);
-    assert!(found.iter().all(|holding| holding.age_seconds < 3600), "{found:?}");
+    assert!(
+        found.iter().all(|holding| holding.age_seconds < 3600),
+        "{found:?}"
+    );
     let theirs = foreign.runtime.list().await.unwrap();
     assert_eq!(theirs.len(), 1);
     assert_eq!(&theirs[0].uid, foreign.uid());
@@ -32,10 +38,17 @@ pub(super) async fn what_is_of_another_instance_is_left_alone(given: &Given) {
     own.stop(foreign.uid(), Duration::ZERO).await.unwrap();
     own.kill(foreign.uid()).await.unwrap();
     own.delete(foreign.uid()).await.unwrap();
-    assert!(own.dial(foreign.uid(), shared::ports::Lane::Control).await.is_err());
+    assert!(
+        own.dial(foreign.uid(), shared::ports::Lane::Control)
+            .await
+            .is_err()
+    );
     assert!(own.create(&foreign.placement).await.is_err());
     assert!(own.start(&foreign.placement).await.is_err());
-    assert_eq!(foreign.runtime.inspect(foreign.uid()).await.unwrap(), Sight::Alive);
+    assert_eq!(
+        foreign.runtime.inspect(foreign.uid()).await.unwrap(),
+        Sight::Alive
+    );
     assert_eq!(foreign.session().await.incarnation, incarnation);
 }
 

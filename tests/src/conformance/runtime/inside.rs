@@ -21,7 +21,10 @@ pub(super) async fn a_command_has_no_rights_beyond_its_user(given: &Given) {
     let lodging = given.environment().await;
     let status = lodging.run("cat /proc/self/status").await;
     let field = |name: &str| {
-        let line = status.text().lines().find_map(|line| line.strip_prefix(name));
+        let line = status
+            .text()
+            .lines()
+            .find_map(|line| line.strip_prefix(name));
         line.unwrap_or_default().trim().to_owned()
     };
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
@@ -48,14 +51,28 @@ pub(super) async fn nothing_of_the_host_is_visible(given: &Given) {
         .run("for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | cut -c1-40; echo; done")
         .await;
     for line in processes.text().lines().filter(|line| !line.is_empty()) {
-        let own = ["/.em/", "em-runner", "/proc/self/exe", "sh -c", "/bin/sh", "tr ", "cut "];
-        assert!(own.iter().any(|name| line.contains(name)), "{line:?} is of the machine");
+        let own = [
+            "/.em/",
+            "em-runner",
+            "/proc/self/exe",
+            "sh -c",
+            "/bin/sh",
+            "tr ",
+            "cut ",
+        ];
+        assert!(
+            own.iter().any(|name| line.contains(name)),
+            "{line:?} is of the machine"
+        );
     }
     let names = lodging.run("env | cut -d= -f1 | sort | tr '\\n' ' '").await;
     for name in names.text().split(' ') {
         assert!(
-            ["HOME", "LANG", "LC_ALL", "LOGNAME", "OLDPWD", "PATH", "PWD", "SHELL", "SHLVL", "TERM", "USER", "_"]
-                .contains(&name),
+            [
+                "HOME", "LANG", "LC_ALL", "LOGNAME", "OLDPWD", "PATH", "PWD", "SHELL", "SHLVL",
+                "TERM", "USER", "_"
+            ]
+            .contains(&name),
             "{name} came from outside"
         );
     }

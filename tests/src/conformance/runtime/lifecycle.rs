@@ -33,7 +33,10 @@ pub(super) async fn a_volume_outlives_stop_and_start(given: &Given) {
         .await
         .text();
     lodging.stop().await;
-    assert_eq!(sight(given, &lodging).await, Sight::Stopped { reason: None });
+    assert_eq!(
+        sight(given, &lodging).await,
+        Sight::Stopped { reason: None }
+    );
     lodging.stop().await;
     lodging.start().await;
     assert_eq!(sight(given, &lodging).await, Sight::Alive);
@@ -54,7 +57,10 @@ pub(super) async fn what_the_runner_kept_outlives_stop_and_start(given: &Given) 
     lodging.start().await;
     let mut session = lodging.session().await;
     let finished = session.outcome(&finished).await;
-    assert_eq!((finished.code(), finished.stdout.as_str()), (Some(3), "said\n"));
+    assert_eq!(
+        (finished.code(), finished.stdout.as_str()),
+        (Some(3), "said\n")
+    );
     let ended = session.outcome(&running).await;
     assert_eq!(ended.record.phase, proto::JobPhase::Ended as i32);
     assert_ne!(ended.code(), Some(0));
@@ -63,11 +69,17 @@ pub(super) async fn what_the_runner_kept_outlives_stop_and_start(given: &Given) 
 pub(super) async fn a_start_needs_a_volume(given: &Given) {
     let lodging = given.life();
     let refused = lodging.runtime.start(&lodging.placement).await;
-    assert!(matches!(refused, Err(RuntimeError::VolumeMissing)), "{refused:?}");
+    assert!(
+        matches!(refused, Err(RuntimeError::VolumeMissing)),
+        "{refused:?}"
+    );
     lodging.create().await;
     lodging.delete().await;
     let refused = lodging.runtime.start(&lodging.placement).await;
-    assert!(matches!(refused, Err(RuntimeError::VolumeMissing)), "{refused:?}");
+    assert!(
+        matches!(refused, Err(RuntimeError::VolumeMissing)),
+        "{refused:?}"
+    );
     assert_eq!(sight(given, &lodging).await, Sight::Absent);
 }
 
@@ -88,7 +100,12 @@ pub(super) async fn a_delete_leaves_nothing(given: &Given) {
     lodging.delete().await;
     assert_eq!(sight(given, &lodging).await, Sight::Absent);
     assert_eq!(lodging.runtime.list().await.unwrap(), []);
-    assert!(lodging.try_session(shared::ports::Lane::Control).await.is_err());
+    assert!(
+        lodging
+            .try_session(shared::ports::Lane::Control)
+            .await
+            .is_err()
+    );
     lodging.delete().await;
     lodging.create().await;
     assert_eq!(lodging.run("ls -A").await.text(), "");
@@ -98,7 +115,9 @@ pub(super) async fn a_kill_is_at_once_and_keeps_the_volume(given: &Given) {
     let lodging = given.environment().await;
     let mut session = lodging.session().await;
     session.run("echo kept > file; sync").await.text();
-    session.begin("trap '' TERM INT HUP; while :; do sleep 1; done").await;
+    session
+        .begin("trap '' TERM INT HUP; while :; do sleep 1; done")
+        .await;
     lodging.runtime.kill(lodging.uid()).await.unwrap();
     let seen = sight(given, &lodging).await;
     assert!(matches!(seen, Sight::Stopped { .. }), "{seen:?}");
@@ -110,8 +129,12 @@ pub(super) async fn a_kill_is_at_once_and_keeps_the_volume(given: &Given) {
 pub(super) async fn a_stop_does_not_wait_for_those_who_ignore_it(given: &Given) {
     let lodging = given.environment().await;
     let mut session = lodging.session().await;
-    session.begin("trap '' TERM; while :; do sleep 1; done").await;
-    let stopped = lodging.runtime.stop(lodging.uid(), Duration::from_millis(100));
+    session
+        .begin("trap '' TERM; while :; do sleep 1; done")
+        .await;
+    let stopped = lodging
+        .runtime
+        .stop(lodging.uid(), Duration::from_millis(100));
     super::given::within(stopped).await.unwrap();
     let seen = sight(given, &lodging).await;
     assert!(matches!(seen, Sight::Stopped { .. }), "{seen:?}");
@@ -135,7 +158,10 @@ pub(super) async fn what_cannot_be_had_is_refused(given: &Given) {
         if offered.contains(&egress) {
             made.unwrap();
         } else {
-            assert!(matches!(made, Err(RuntimeError::Unsupported(_))), "{made:?}");
+            assert!(
+                matches!(made, Err(RuntimeError::Unsupported(_))),
+                "{made:?}"
+            );
             assert_eq!(sight(given, &lodging).await, Sight::Absent);
         }
     }

@@ -19,14 +19,21 @@ pub(super) async fn memory_is_limited_and_the_runner_survives(given: &Given) {
     let lodging = given.life_with(small());
     lodging.create().await;
     let mut session = lodging.session().await;
-    let neighbour = session.begin("while ! test -e done; do sleep 0.05; done; echo through").await;
+    let neighbour = session
+        .begin("while ! test -e done; do sleep 0.05; done; echo through")
+        .await;
     // tail keeps a line that does not end in memory.
-    let greedy = session.run("head -c 400000000 /dev/zero | tail -n 1 > /dev/null").await;
+    let greedy = session
+        .run("head -c 400000000 /dev/zero | tail -n 1 > /dev/null")
+        .await;
     assert_ne!(greedy.code(), Some(0), "{greedy:?}");
     assert!(greedy.record.oom_kills > 0, "{greedy:?}");
     assert_eq!(session.run("touch done").await.record.oom_kills, 0);
     let neighbour = session.outcome(&neighbour).await;
-    assert_eq!((neighbour.text(), neighbour.record.oom_kills), ("through", 0));
+    assert_eq!(
+        (neighbour.text(), neighbour.record.oom_kills),
+        ("through", 0)
+    );
     assert_eq!(lodging.session().await.incarnation, session.incarnation);
 }
 
@@ -54,7 +61,7 @@ pub(super) async fn a_job_is_killed_with_its_whole_tree(given: &Given) {
                 echo begun; wait; sleep 4711")
         .await;
     let mut watcher = lodging.session().await;
-    let count = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -cx 4711; true";
+    let count = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -cx '471[1]'; true";
     until(async || watcher.run(count).await.text() == "6").await;
     let signal = proto::SignalRequest {
         job_id: job.clone(),

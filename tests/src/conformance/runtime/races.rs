@@ -13,7 +13,13 @@ pub(super) async fn ten_environments_are_made_at_once(given: &Given) {
     join_all(lodgings.iter().map(|lodging| async {
         lodging.create().await;
         let name = lodging.uid().to_string();
-        assert_eq!(lodging.run(&format!("echo {name} > name; cat name")).await.text(), name);
+        assert_eq!(
+            lodging
+                .run(&format!("echo {name} > name; cat name"))
+                .await
+                .text(),
+            name
+        );
     }))
     .await;
     assert_eq!(given.bed.runtime.list().await.unwrap().len(), 10);
@@ -39,7 +45,10 @@ pub(super) async fn a_delete_during_a_create_leaves_nothing(given: &Given) {
             seen => assert_eq!(seen, Sight::Absent),
         }
         lodging.delete().await;
-        assert_eq!(lodging.runtime.inspect(lodging.uid()).await.unwrap(), Sight::Absent);
+        assert_eq!(
+            lodging.runtime.inspect(lodging.uid()).await.unwrap(),
+            Sight::Absent
+        );
     }
 }
 

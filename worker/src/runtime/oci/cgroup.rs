@@ -216,6 +216,8 @@ fn members(folder: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::fstat;
+
     use super::*;
 
     #[test]
@@ -234,5 +236,47 @@ mod tests {
         assert_eq!(found.unified, Some("/sys/fs/cgroup".into()));
         assert_eq!(found.memory, None);
         assert!(Cgroups::parse("42 31 0:39 / /proc rw - proc proc rw\n").is_empty());
+    }
+
+    #[test]
+    fn nothing_above_a_delegated_folder_can_be_reached() {
+        let cgroups = Cgroups::mounted().expect("hierarchies");
+        let name = format!("environment-manager-test-{}", std::process::id());
+        let Delegated { unified, memory } = cgroups.delegate(&name, 1 << 20).expect("delegated");
+        let folders: Vec<OwnedFd> = unified.into_iter().chain(memory).collect();
+        assert!(!folders.is_empty());
+        for folder in &folders {
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let above = openat(folder, "../../../../..", flags, Mode::empty()).expect("a folder");
+            let (above, own) = (fstat(&above).expect("there"), fstat(folder).expect("there"));
+            assert_eq!((above.st_dev, above.st_ino), (own.st_dev, own.st_ino));
+            assert_eq!((own.st_uid, own.st_gid), (1 << 20, 1 << 20));
+        }
+        cgroups.remove(&name).expect("removed");
+        cgroups.remove(&name).expect("twice is no error");
+        assert!(cgroups.all.iter().all(|mount| !mount.join(&name).exists()));
+    }
+
+    #[test]
+    fn what_is_in_a_cgroup_is_killed_with_it() {
+        let cgroups = Cgroups::mounted().expect("hierarchies");
+        let name = format!("environment-manager-test-kill-{}", std::process::id());
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .expect("started");
+        for mount in &cgroups.all {
+            let below = mount.join(&name).join("below");
+            fs::create_dir_all(&below).expect("made");
+            // A cpuset takes no process before it has processors.
+            if fs::write(below.join("cgroup.procs"), child.id().to_string()).is_err() {
+                assert!(below.join("cpuset.cpus").exists(), "{}", below.display());
+            }
+        }
+        // As the machine's first process does with what it inherits: else it would stay there as a zombie.
+        let reaper = std::thread::spawn(move || child.wait());
+        cgroups.remove(&name).expect("removed");
+        let ended = reaper.join().expect("joined").expect("ended");
+        assert!(!ended.success());
     }
 }

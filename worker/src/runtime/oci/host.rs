@@ -107,7 +107,9 @@ impl Host {
     pub(super) fn start(&self, placement: &Placement) -> Result<Started, RuntimeError> {
         refuse_what_cannot_be_had(&placement.spec)?;
         self.locked(&placement.uid, |lock| {
-            let record = self.own(&placement.uid)?.ok_or(RuntimeError::VolumeMissing)?;
+            let record = self
+                .own(&placement.uid)?
+                .ok_or(RuntimeError::VolumeMissing)?;
             if !self.layout.home(&placement.uid).volume().is_dir() {
                 return Err(RuntimeError::VolumeMissing);
             }

@@ -59,7 +59,11 @@ impl FirstProcess {
 
 /// A pid as the kernel writes it; nothing where it is none.
 fn pid_of(text: &str) -> Option<Pid> {
-    text.trim().parse().ok().filter(|pid| *pid > 0).and_then(Pid::from_raw)
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|pid| *pid > 0)
+        .and_then(Pid::from_raw)
 }
 
 /// Kills a process if it is in this cgroup or below it.

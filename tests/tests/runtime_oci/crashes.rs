@@ -1,0 +1,130 @@
+//! Workers that are killed, and those that come after them.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::ports::Sight;
+use tests::conformance::runtime::given::Lodging;
+
+use crate::bench::Bench;
+
+/// Another process that does something to an environment again and again.
+struct Holder {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Holder {
+    fn spawn(bench: &Bench, lodging: &Lodging, what: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_runtime_holder"))
+            .arg(bench.folder())
+            .arg(bench.instance.as_str())
+            .arg(lodging.uid().as_str())
+            .arg(what)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        Self { child, stdout }
+    }
+
+    /// Waits for the next line that it says.
+    fn says(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("readable");
+        line.trim().to_owned()
+    }
+
+    /// Kills it; returns when nobody holds its standard output any more.
+    fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("gone");
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).expect("it ends");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_environment_outlives_its_worker_and_is_adopted() {
+    let bench = Bench::new();
+    let lodging = bench.given().life();
+    let mut holder = Holder::spawn(&bench, &lodging, "create");
+    assert_eq!(holder.says(), "created");
+    let mut session = lodging.session().await;
+    let job = session
+        .begin("echo begun; while ! test -e done; do sleep 0.05; done; echo through")
+        .await;
+    holder.kill();
+    let next = Lodging {
+        runtime: Arc::new(bench.open()),
+        placement: lodging.placement.clone(),
+    };
+    assert_eq!(
+        next.runtime.inspect(next.uid()).await.expect("seen"),
+        Sight::Alive
+    );
+    let held = next.runtime.list().await.expect("a list");
+    assert!(held.len() == 1 && held[0].alive, "{held:?}");
+    next.create().await;
+    let mut again = next.session().await;
+    assert_eq!(again.incarnation, session.incarnation);
+    again.run("touch done").await.text();
+    assert_eq!(again.outcome(&job).await.text(), "begun\nthrough");
+    next.delete().await;
+    bench.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_may_be_killed_at_any_moment() {
+    let bench = Bench::new();
+    for moment in 0..24_u64 {
+        let lodging = bench.given().life();
+        let mut holder = Holder::spawn(&bench, &lodging, "cycle");
+        assert_eq!(holder.says(), "ready");
+        std::thread::sleep(Duration::from_millis(moment * 7));
+        holder.kill();
+        // Whatever it left, who comes next gets what he asks for.
+        match moment % 3 {
+            0 => {
+                lodging.create().await;
+                assert_eq!(lodging.run("echo whole").await.text(), "whole");
+                lodging.stop().await;
+                lodging.start().await;
+                assert_eq!(lodging.run("echo whole").await.text(), "whole");
+            }
+            1 => {
+                lodging.runtime.kill(lodging.uid()).await.expect("killed");
+                lodging.create().await;
+                assert_eq!(lodging.run("id -u").await.text(), "1000");
+            }
+            _ => {}
+        }
+        lodging.delete().await;
+        bench.assert_nothing_left();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_share_a_folder() {
+    let bench = Bench::new();
+    let mut holders = Vec::new();
+    let lodging = bench.given().life();
+    for _ in 0..2 {
+        let mut holder = Holder::spawn(&bench, &lodging, "cycle");
+        assert_eq!(holder.says(), "ready");
+        holders.push(holder);
+    }
+    // Each says so after every round of create, stop, start and delete that went well.
+    for holder in &mut holders {
+        for _ in 0..3 {
+            assert_eq!(holder.says(), "round");
+        }
+    }
+    for holder in holders {
+        holder.kill();
+    }
+    lodging.delete().await;
+    bench.assert_nothing_left();
+}

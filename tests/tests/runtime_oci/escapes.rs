@@ -1,0 +1,156 @@
+//! What code in an environment tries first, and how it is refused.
+
+use crate::bench::Bench;
+
+/// Tries each way out and prints `name errno`, or `name in` where it was let through.
+const ATTEMPTS: &str = r#"
+import ctypes, errno, os, platform, resource, socket, stat
+libc = ctypes.CDLL(None, use_errno=True)
+
+def call(name, x86, arm, *arguments):
+    ctypes.set_errno(0)
+    number = x86 if platform.machine() == "x86_64" else arm
+    answer = libc.syscall(ctypes.c_long(number), *[ctypes.c_long(a) if isinstance(a, int) else a for a in arguments])
+    print("call", name, "in" if answer >= 0 else errno.errorcode[ctypes.get_errno()])
+
+NEWUSER, NEWNS = 0x10000000, 0x20000
+call("unshare", 272, 97, NEWUSER)
+call("unshare-ns", 272, 97, NEWNS)
+call("clone-user", 56, 220, NEWUSER | 17, 0, 0, 0, 0)
+call("clone3", 435, 435, 0, 0)
+call("setns", 308, 268, 0, 0)
+call("mount", 165, 40, b"x", b"/tmp", b"tmpfs", 0, 0)
+call("umount", 166, 39, b"/app", 2)
+call("pivot_root", 155, 41, b"/tmp", b"/tmp")
+call("chroot", 161, 51, b"/tmp")
+call("fsopen", 430, 430, b"tmpfs", 0)
+call("open_tree", 428, 428, -100, b"/app", 1)
+call("move_mount", 429, 429, 0, b"", 0, b"", 0)
+call("bpf", 321, 280, 0, 0, 0)
+call("keyctl", 250, 219, 0, -3, 0, 0, 0)
+call("add_key", 248, 217, b"user", b"x", b"y", 1, -3)
+call("request_key", 249, 218, b"user", b"x", 0, -3)
+call("io_uring_setup", 425, 425, 8, 0)
+call("perf_event_open", 298, 241, 0, 0, -1, -1, 0)
+call("userfaultfd", 323, 282, 1)
+call("open_by_handle_at", 304, 265, -100, 0, 0)
+call("kexec_load", 246, 104, 0, 0, 0, 0)
+call("init_module", 175, 105, 0, 0, b"")
+call("finit_module", 313, 273, 0, b"", 0)
+call("swapon", 167, 224, b"/tmp/x", 0)
+call("reboot", 169, 142, 0, 0, 0, 0)
+call("settimeofday", 170, 170, 0, 0)
+call("syslog", 103, 116, 2, 0, 0)
+call("quotactl", 179, 60, 0, b"/", 0, 0)
+call("no-such-call", 9999, 9999)
+
+def attempt(name, what):
+    try:
+        what()
+        print("try", name, "in")
+    except OSError as error:
+        print("try", name, errno.errorcode[error.errno])
+
+def write(path):
+    with open(path, "wb", buffering=0) as file:
+        file.write(b"1")
+
+attempt("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+attempt("raw", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1))
+attempt("raw6", lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, 58))
+attempt("sctp", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132))
+attempt("vsock", lambda: socket.socket(40, socket.SOCK_STREAM, 0))
+attempt("alg", lambda: socket.socket(38, 5, 0))
+attempt("netfilter", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12))
+attempt("tipc", lambda: socket.socketpair(30, socket.SOCK_STREAM, 0))
+attempt("mem", lambda: open("/proc/1/mem", "r+b"))
+attempt("environ", lambda: open("/proc/1/environ", "rb"))
+attempt("fd", lambda: os.listdir("/proc/1/fd"))
+attempt("root", lambda: os.listdir("/proc/1/root"))
+attempt("kill", lambda: os.kill(1, 9))
+attempt("limits", lambda: resource.prlimit(1, resource.RLIMIT_NOFILE, (0, 0)))
+attempt("setuid", lambda: os.setuid(0))
+attempt("setgroups", lambda: os.setgroups([0]))
+attempt("chown", lambda: (write("/app/own"), os.chown("/app/own", 0, 0)))
+attempt("device", lambda: os.mknod("/app/kmem", 0o666 | stat.S_IFCHR, os.makedev(1, 2)))
+attempt("disk", lambda: os.mknod("/app/disk", 0o666 | stat.S_IFBLK, os.makedev(254, 0)))
+attempt("hostname", lambda: socket.sethostname("x"))
+attempt("sysctl", lambda: write("/proc/sys/kernel/hostname"))
+attempt("core_pattern", lambda: write("/proc/sys/kernel/core_pattern"))
+attempt("sysrq", lambda: write("/proc/sysrq-trigger"))
+attempt("usr", lambda: write("/usr/bin/x"))
+attempt("etc", lambda: write("/etc/passwd"))
+attempt("runner", lambda: write("/.em/runner"))
+attempt("records", lambda: os.listdir("/.em/state"))
+attempt("cgroup", lambda: os.listdir("/sys/fs/cgroup"))
+attempt("kmsg", lambda: open("/dev/kmsg", "rb"))
+
+PTRACE_ATTACH = 16
+ctypes.set_errno(0)
+answer = libc.ptrace(PTRACE_ATTACH, 1, 0, 0)
+print("try ptrace", "in" if answer >= 0 else errno.errorcode[ctypes.get_errno()])
+print("read kcore", len(open("/proc/kcore", "rb").read(64)) if os.access("/proc/kcore", os.R_OK) else 0)
+print("read keys", len(open("/proc/keys", "rb").read(64)) if os.access("/proc/keys", os.R_OK) else 0)
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_out_is_refused() {
+    let bench = Bench::new();
+    let given = bench.given();
+    let lodging = given.environment().await;
+    let script = format!("cat > try.py <<'END'\n{ATTEMPTS}\nEND\npython3 try.py");
+    let outcome = lodging.run(&script).await;
+    let tried: Vec<&str> = outcome.text().lines().collect();
+    assert_eq!(tried.len(), 61, "{tried:#?}");
+    for line in tried {
+        let (attempt, answer) = line.rsplit_once(' ').expect("an answer");
+        let refused = match attempt.split_once(' ') {
+            // The filter itself refuses: EFAULT or EINVAL would be the kernel's own answer to wrong arguments.
+            Some(("call", _)) => ["EPERM", "ENOSYS"].contains(&answer),
+            Some(("try", _)) => [
+                "EPERM",
+                "EACCES",
+                "EROFS",
+                "ENOENT",
+                "ENOSYS",
+                "EAFNOSUPPORT",
+                "ENXIO",
+            ]
+            .contains(&answer),
+            _ => answer == "0",
+        };
+        assert!(refused, "{line}");
+    }
+    assert_eq!(
+        lodging
+            .run("su -c true root < /dev/null 2>/dev/null || echo refused")
+            .await
+            .text(),
+        "refused"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ordinary_programs_do_is_allowed() {
+    let bench = Bench::new();
+    let given = bench.given();
+    let lodging = given.environment().await;
+    let script = r#"python3 -c '
+import asyncio, mmap, multiprocessing, os, pty, signal, socket, subprocess, tempfile, threading
+thread = threading.Thread(target=print, args=("thread",)); thread.start(); thread.join()
+print(subprocess.check_output(["echo", "process"], text=True).strip())
+with multiprocessing.get_context("spawn").Pool(1) as pool: print(pool.apply(len, ["four"]))
+left, right = socket.socketpair(); left.send(b"pair"); print(right.recv(9).decode())
+master, slave = pty.openpty(); print(os.ttyname(slave).startswith("/dev/pts/"))
+print(mmap.mmap(-1, 4096).size() if False else "mapped")
+async def waits(): await asyncio.sleep(0); return "async"
+print(asyncio.run(waits()))
+print(os.memfd_create("x") > 0, signal.Signals.SIGTERM.name, os.sched_yield())
+print([name for _, name in socket.if_nameindex()])
+'"#;
+    let outcome = lodging.run(script).await;
+    assert_eq!(
+        outcome.text(),
+        "thread\nprocess\n4\npair\nTrue\nmapped\nasync\nTrue SIGTERM None\n['lo']"
+    );
+}

@@ -1,10 +1,4 @@
 //! Wrong input of every kind: a clear 4xx in the shape of the contract, never a 500, never a panic.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "everything here is a part of tests: what is wrong shall end them"
-)]
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -527,13 +521,7 @@ async fn nobody_without_the_key_gets_anything() {
     let (mut program, client) = idle().await;
     let key = program.key();
     let almost = format!("{}x", &key[..key.len() - 1]);
-    for key in [
-        "",
-        "x",
-        &almost,
-        &key.to_uppercase(),
-        &"k".repeat(10_000),
-    ] {
+    for key in ["", "x", &almost, &key.to_uppercase(), &"k".repeat(10_000)] {
         let stranger = client.with_key(key);
         for path in [
             "/v1/jobs",

@@ -1,10 +1,4 @@
 //! The directory adapter of the blobs: the suite of the port, and what can happen to a folder.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "everything here is a part of tests: what is wrong shall end them"
-)]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,10 +1,4 @@
 //! The service is killed at any moment: every job ends as it would have, with all of its output, and ran once.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "everything here is a part of tests: what is wrong shall end them"
-)]
 
 use std::time::Duration;
 

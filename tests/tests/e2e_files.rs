@@ -1,10 +1,4 @@
 //! Paths of every kind on every file operation, and ids of every shape.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "everything here is a part of tests: what is wrong shall end them"
-)]
 
 use std::collections::BTreeSet;
 

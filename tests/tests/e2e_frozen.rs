@@ -1,10 +1,4 @@
 //! A worker that was frozen right before it starts a command, and wakes up when another has taken over.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "everything here is a part of tests: what is wrong shall end them"
-)]
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::json;

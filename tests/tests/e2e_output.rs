@@ -1,10 +1,4 @@
 //! Output of every size and shape, read back by offset to the last byte.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "everything here is a part of tests: what is wrong shall end them"
-)]
 
 use serde_json::{Value, json};
 use tests::program::{Client, Drain, Gap, Output, Program};

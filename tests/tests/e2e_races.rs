@@ -1,10 +1,4 @@
 //! Create, stop, start, delete and commands raced against each other: every job ends once, and nothing is left over.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "everything here is a part of tests: what is wrong shall end them"
-)]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

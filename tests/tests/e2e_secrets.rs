@@ -1,10 +1,4 @@
 //! No key and no variable's value is told to anybody but the command that gets it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "everything here is a part of tests: what is wrong shall end them"
-)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,10 +1,4 @@
 //! Trees of processes: all of one job goes when the job is ended, and nothing else.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "everything here is a part of tests: what is wrong shall end them"
-)]
 
 use nix::sys::signal::kill;
 use serde_json::{Value, json};

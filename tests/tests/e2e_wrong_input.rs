@@ -1,10 +1,4 @@
 //! Wrong input of every kind: a clear 4xx in the shape of the contract, never a 500, never a panic.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "everything here is a part of tests: what is wrong shall end them"
-)]
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};

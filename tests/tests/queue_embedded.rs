@@ -1,10 +1,4 @@
 //! The embedded queue over the SQLite store: the suite of the port, and what its bounded buffer does.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "everything here is a part of tests: what is wrong shall end them"
-)]
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,10 +1,4 @@
 //! The SQLite store: the suite of all stores, and what only a file can do wrong.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "everything here is a part of tests: what is wrong shall end them"
-)]
 
 use std::cell::Cell;
 use std::path::Path;

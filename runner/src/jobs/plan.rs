@@ -49,7 +49,7 @@ impl Launcher {
     /// The user to run as. `None`: the image has no user of that name.
     fn user(&self, asked: &str, users: &[User]) -> Result<Option<User>, Refusal> {
         let own = nix::unistd::geteuid().as_raw();
-        let named = |uid, gid| {
+        let named = |uid: u32, gid: u32| {
             let name = users
                 .iter()
                 .find(|user| user.uid == uid)

@@ -16,7 +16,11 @@ pub(crate) fn run(path: &Path) -> io::Result<()> {
     let upward = socket.try_clone()?;
     // Not joined: it may sit in a read of standard input for ever, and the end of the other direction ends the program.
     std::thread::spawn(move || send_up(&upward));
-    copy(&mut &socket, &mut io::stdout().lock())
+    match copy(&mut &socket, &mut io::stdout().lock()) {
+        // Whoever read it has gone: the common end of such a stream.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        ended => ended,
+    }
 }
 
 fn send_up(socket: &UnixStream) {

@@ -10,10 +10,12 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 use crate::args::{Listen, Settings};
+use crate::files::{Files, Identity, IdentityPool};
 use crate::ids::Incarnation;
-use crate::jobs::{Cgroups, Jobs, Launcher, tree};
+use crate::jobs::{Cgroups, Jobs, Launcher, Spare, tree};
 use crate::{reap, service, socket, sys};
 
 /// Between TERM and KILL for all jobs when PID 1 itself is told to end.
@@ -56,19 +58,30 @@ pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
             .mode(0o700)
             .create(&settings.state),
     )?;
+    let can_switch = can_switch_users();
     let launcher = Launcher {
         uid: settings.uid,
         gid: settings.gid,
-        can_switch: can_switch_users(),
+        can_switch,
         volume: settings.volume.clone(),
         open_files,
         cgroups,
+        spare: Spare::default(),
     };
     let incarnation = step("random bytes", Incarnation::random())?;
     let jobs = Arc::new(step(
         "state folder",
         Jobs::open(&settings.state, incarnation, launcher, max_fds),
     )?);
+    let identity = match can_switch && (settings.uid, settings.gid) != own_ids() {
+        true => Identity::User {
+            uid: settings.uid,
+            gid: settings.gid,
+        },
+        false => Identity::Own,
+    };
+    let pool = step("file threads", IdentityPool::start(identity))?;
+    let files = Files::new(pool, settings.volume.clone(), Arc::clone(&jobs));
     // Last, since changes of this process' rights reset it.
     step(
         "dumpable flag",
@@ -78,10 +91,10 @@ pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
         .worker_threads(2)
         .enable_all()
         .build();
-    step("threads", runtime)?.block_on(serve(listener, jobs))
+    step("threads", runtime)?.block_on(serve(listener, jobs, files))
 }
 
-async fn serve(listener: UnixListener, jobs: Arc<Jobs>) -> Result<(), InitError> {
+async fn serve(listener: UnixListener, jobs: Arc<Jobs>, files: Files) -> Result<(), InitError> {
     let listener = step(
         "listening socket",
         tokio::net::UnixListener::from_std(listener),
@@ -90,30 +103,25 @@ async fn serve(listener: UnixListener, jobs: Arc<Jobs>) -> Result<(), InitError>
     let mut interrupt = step("signals", signal(SignalKind::interrupt()))?;
     let reaping = tokio::spawn(reap::reap_children());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = service::serve(listener, Arc::clone(&jobs), async {
+    let mut serving = tokio::spawn(service::serve(listener, Arc::clone(&jobs), files, async {
         // A dropped sender means the same.
         let _ = stopped.await;
-    });
-    tokio::pin!(serving);
+    }));
     tokio::select! {
-        ended = &mut serving => return ended.map_err(InitError::Server),
+        ended = &mut serving => return ended.map_err(io::Error::other).map_or_else(
+            |error| Err(InitError::Step("server", error)),
+            |served| served.map_err(InitError::Server),
+        ),
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
     }
-    let ended = async {
-        jobs.shut_down(SHUTDOWN_GRACE).await;
-        drop(stop);
-        // Whoever is still there was left behind by a job, and its environment ends now.
-        let own = tree::Pid::try_from(std::process::id()).unwrap_or(1);
-        let _ = tokio::task::spawn_blocking(move || tree::kill_rounds(own, SHUTDOWN_GRACE)).await;
-        tokio::time::sleep(FAREWELL).await;
-    };
-    tokio::pin!(ended);
-    tokio::select! {
-        ended = &mut serving => ended?,
-        () = &mut ended => {}
-    }
-    ended.await;
+    jobs.shut_down(SHUTDOWN_GRACE).await;
+    // Whoever is still there was left behind by a job, and its environment ends now, whatever comes of this.
+    let own = tree::Pid::try_from(std::process::id()).unwrap_or(1);
+    let _ = spawn_blocking(move || tree::kill_rounds(own, SHUTDOWN_GRACE)).await;
+    drop(stop);
+    // Open calls get the last records; a caller that does not read them holds up nobody.
+    let _ = tokio::time::timeout(FAREWELL, serving).await;
     reaping.abort();
     Ok(())
 }
@@ -148,6 +156,13 @@ fn raise_open_files() -> (u64, u64) {
         Ok(()) => (soft, hard),
         Err(_) => (soft, soft),
     }
+}
+
+fn own_ids() -> (u32, u32) {
+    (
+        nix::unistd::geteuid().as_raw(),
+        nix::unistd::getegid().as_raw(),
+    )
 }
 
 fn can_switch_users() -> bool {

@@ -48,6 +48,8 @@ mod command;
 #[cfg(feature = "server")]
 mod connect;
 #[cfg(feature = "server")]
+mod files;
+#[cfg(feature = "server")]
 mod ids;
 #[cfg(feature = "server")]
 mod init;

@@ -10,6 +10,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::files::Files;
 use crate::ids::{Fence, IdError, JobId, Permit};
 use crate::jobs::{self, Jobs, LogError, Refusal, Sealed, StdinError};
 use crate::proto::runner_server::{Runner, RunnerServer};
@@ -20,14 +21,17 @@ const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const MAX_SIGNAL: u32 = 64;
+const MAX_DEPTH: u32 = 16;
+const MAX_ENTRIES: u32 = 10_000;
 
 /// Serves until `stop` completes, then until the open calls end.
 pub(crate) async fn serve(
     listener: UnixListener,
     jobs: Arc<Jobs>,
+    files: Files,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let runner = RunnerServer::new(Service { jobs })
+    let runner = RunnerServer::new(Service { jobs, files })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     tonic::transport::Server::builder()
@@ -42,6 +46,7 @@ pub(crate) async fn serve(
 
 struct Service {
     jobs: Arc<Jobs>,
+    files: Files,
 }
 
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -75,10 +80,11 @@ impl Runner for Service {
         request: Request<proto::SealRequest>,
     ) -> Result<Response<proto::SealReply>, Status> {
         let request = request.into_inner();
-        let fate = match self
-            .jobs
-            .seal(&JobId::new(&request.job_id)?, Fence::new(request.fence)?)?
-        {
+        let id = JobId::new(&request.job_id)?;
+        let sealed = self.jobs.seal(&id, Fence::new(request.fence)?)?;
+        // The floor is up; whatever of this id is being done to files is done before the answer.
+        self.files.settle(&id).await;
+        let fate = match sealed {
             Sealed::NeverStarted => Fate::NeverStarted(proto::NeverStarted {}),
             Sealed::Record(record) => Fate::Record(*record),
             Sealed::Tombstone => Fate::Tombstone(proto::Tombstone {}),
@@ -157,9 +163,13 @@ impl Runner for Service {
             stderr_offset,
             forget,
         } = request.into_inner();
+        let id = JobId::new(&job_id)?;
+        if forget && self.files.forget(&id) {
+            self.jobs.bury(&id);
+        }
         let released = self
             .jobs
-            .release(JobId::new(&job_id)?, stdout_offset, stderr_offset, forget)
+            .release(id, stdout_offset, stderr_offset, forget)
             .await?;
         released
             .map_err(|error| Status::internal(format!("output cannot be released: {error}")))?;
@@ -168,30 +178,46 @@ impl Runner for Service {
 
     async fn list_files(
         &self,
-        _: Request<proto::ListFilesRequest>,
+        request: Request<proto::ListFilesRequest>,
     ) -> Result<Response<proto::ListFilesReply>, Status> {
-        Err(Status::unimplemented("files"))
+        let request = request.into_inner();
+        if !(1..=MAX_DEPTH).contains(&request.depth) {
+            return Err(Status::invalid_argument(format!(
+                "depth must be 1 to {MAX_DEPTH}"
+            )));
+        }
+        if !(1..=MAX_ENTRIES).contains(&request.limit) {
+            return Err(Status::invalid_argument(format!(
+                "limit must be 1 to {MAX_ENTRIES}"
+            )));
+        }
+        Ok(Response::new(self.files.list(request).await?))
     }
 
     async fn read_file(
         &self,
-        _: Request<proto::ReadFileRequest>,
+        request: Request<proto::ReadFileRequest>,
     ) -> Result<Response<Self::ReadFileStream>, Status> {
-        Err(Status::unimplemented("files"))
+        let events = self.files.read(request.into_inner()).await?;
+        Ok(Response::new(Box::pin(
+            events.map(|event| event.map_err(Status::from)),
+        )))
     }
 
     async fn write_file(
         &self,
-        _: Request<Streaming<proto::WriteFileRequest>>,
+        request: Request<Streaming<proto::WriteFileRequest>>,
     ) -> Result<Response<proto::WriteFileReply>, Status> {
-        Err(Status::unimplemented("files"))
+        Ok(Response::new(self.files.write(request.into_inner()).await?))
     }
 
     async fn remove_file(
         &self,
-        _: Request<proto::RemoveFileRequest>,
+        request: Request<proto::RemoveFileRequest>,
     ) -> Result<Response<proto::RemoveFileReply>, Status> {
-        Err(Status::unimplemented("files"))
+        Ok(Response::new(
+            self.files.remove(request.into_inner()).await?,
+        ))
     }
 }
 

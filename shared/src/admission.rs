@@ -3,17 +3,23 @@
 //! ```text
 //!   admit(environment?, request) ──▶ the environment's change + the new job     one commit
 //!                                        │
-//!   settle(environment, its jobs) ◀──────┘ ──▶ jobs that became runnable, ended or must end
+//!   settle(environment, its jobs) ◀──────┤ ──▶ jobs that became runnable, ended or must end
+//!                                        │
+//!   conclude(environment, ended job) ────┘ ◀── the end of a job, with the event that it brought
 //! ```
 //!
-//! Invariant: after `settle` a waiting job of a ready environment is runnable, one of an environment that is on its way
-//! waits, and one of an environment that went has ended. Lifecycle jobs run one at a time, in order of generation.
+//! Invariants: after `settle` a waiting job of a ready environment is runnable, one of an environment that is on its way
+//! waits, and one of an environment that went has ended. Lifecycle jobs run one at a time, in order of generation. An
+//! environment is on its way only while the lifecycle job that leads it there has not ended, so that nothing waits for
+//! ever. What `settle` decides of a job that is no lifecycle job depends on the environment and on that job alone.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::environment::{Environment, EnvironmentSpec, Lifecycle, Phase, PhaseRefusal};
+use crate::environment::{
+    Environment, EnvironmentEvent, EnvironmentSpec, Lifecycle, Phase, PhaseRefusal, Reason,
+};
 use crate::ids::{EnvironmentRef, Fence, Generation, JobId};
 use crate::job::{CancelRequest, Job, JobInput, JobState, Outcome};
 
@@ -190,14 +196,52 @@ fn new_job(environment: &Environment, request: JobRequest, now: Timestamp) -> Jo
 
 /// What an environment's state means for its jobs: the changed ones. `jobs` are those of it that have not ended.
 pub fn settle(environment: &Environment, jobs: &[Job], now: Timestamp) -> Vec<Job> {
+    // What ends by this very step holds nobody up any more.
+    let stays = |job: &Job| match job.state {
+        JobState::Queued => ending(environment, job).is_none(),
+        state => !state.is_terminal(),
+    };
     let head = jobs
         .iter()
-        .filter(|job| is_lifecycle(job))
+        .filter(|job| is_lifecycle(job) && stays(job))
         .map(|job| job.generation)
         .min();
     jobs.iter()
         .filter_map(|job| settled(environment, job, head, now).filter(|changed| changed != job))
         .collect()
+}
+
+/// What the end of a job means for its environment: the changed environment, if it changes.
+///
+/// That is the event that the job brought. Where the job that led its environment somewhere ends without having brought
+/// it there (it was cancelled, or given up), the environment has failed.
+pub fn conclude(
+    environment: &Environment,
+    ended: &Job,
+    event: Option<&EnvironmentEvent>,
+    now: Timestamp,
+) -> Option<Environment> {
+    let arrived = event.and_then(|event| environment.apply(ended.generation, event, now).ok());
+    let at = arrived.as_ref().unwrap_or(environment);
+    let on_its_way = matches!(
+        at.phase,
+        Phase::Pending | Phase::Creating | Phase::Stopping | Phase::Deleting
+    );
+    if !on_its_way || !is_lifecycle(ended) || !ended.state.is_terminal() {
+        return arrived;
+    }
+    let reason = ended.error.as_ref().map_or_else(
+        || {
+            Reason::new(
+                "incomplete",
+                "the job ended before the environment was ready",
+            )
+        },
+        |error| Reason::new(error.code.as_str(), error.message.as_str()),
+    );
+    at.apply(ended.generation, &EnvironmentEvent::Failed(reason), now)
+        .ok()
+        .or(arrived)
 }
 
 fn is_lifecycle(job: &Job) -> bool {

@@ -1,7 +1,26 @@
 //! The settings: one small struct per section, its defaults beside it.
 //!
-//! Defaults < file < variables < flags. The sections are plain data, checked together when they are loaded, before
-//! anything starts; secrets are [`crate::secret::Secret`]s and never printed.
+//! ```text
+//! defaults < file < names of existing deployments < EM_SECTION__KEY < flags
+//! ```
+//!
+//! The sections are plain data. [`load`] merges them, keeps where each value came from ([`Origin`]) and checks them
+//! together, before anything starts: an unknown key, a value of the wrong type and a contradiction are each a [`Fault`]
+//! that names the key and its origin. [`Loaded`] shows itself as TOML in which no secret stands.
+
+mod check;
+mod fault;
+mod file;
+mod keys;
+mod layers;
+mod load;
+mod place;
+mod show;
+mod variables;
+
+pub use fault::{ConfigError, Fault, Origin};
+pub use keys::known as known_keys;
+pub use load::{Loaded, Sources, load};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -12,9 +12,12 @@
 //!                                              └─────────────────────────┘
 //! ```
 //!
+//! A lifecycle job that fails, or is cancelled, leaves its environment `failed`, from where it can be deleted again.
+//!
 //! Invariants: `generation` rises by one with each accepted lifecycle job and never falls; what a lifecycle job does at
 //! its end counts only while its generation is still the environment's (a later delete is not undone by an earlier
-//! create); `incarnation` and `container` are set exactly while the phase is `running`.
+//! create); `incarnation` and `container` are set while the phase is `running`, and kept while it is `stopping` or
+//! `deleting`, since what runs in it has to be reached to be ended.
 
 use std::collections::BTreeMap;
 
@@ -211,9 +214,9 @@ pub struct Environment {
     pub since: Timestamp,
     /// When this life was accepted.
     pub created_at: Timestamp,
-    /// The start of PID 1 that runs, while `running`.
+    /// The start of PID 1 that runs, while `running` and until it is stopped.
     pub incarnation: Option<Incarnation>,
-    /// The runtime's name of the container or pod, while `running`.
+    /// The runtime's name of the container or pod, while `running` and until it is stopped.
     pub container: Option<String>,
     /// Limits of the spec that the runtime cannot enforce here.
     #[serde(default)]
@@ -306,7 +309,7 @@ impl Environment {
             }
             (Event::Stopped, Stopping) if current => self.in_phase(Stopped, None, now),
             (Event::Deleted, Deleting) if current => self.in_phase(Deleted, None, now),
-            (Event::Failed(reason), Pending | Creating | Stopping) if current => {
+            (Event::Failed(reason), Pending | Creating | Stopping | Deleting) if current => {
                 self.in_phase(Failed, Some(reason.clone()), now)
             }
             (

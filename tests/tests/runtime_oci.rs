@@ -1,10 +1,4 @@
 //! The OCI adapter on the machine's own `runc`: the conformance suite, and what only a look from outside can tell.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "everything here is a part of tests: what is wrong shall end them"
-)]
 
 #[path = "runtime_oci/bench.rs"]
 mod bench;

@@ -4,46 +4,45 @@
 //! every capability, and only then the working directory and the program, which are looked up with the user's rights.
 
 use std::ffi::{CStr, CString};
-use std::io::{self, PipeWriter, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{self, Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::supervise::StartFailure;
-use super::wire::{Spec, Stage};
+use super::supervise::report;
+use super::wire::{Event, Spec, Stage};
 use crate::sys;
 
 /// Added to the badness of commands, so that the kernel, when memory runs out, ends them before PID 1.
 const OOM_SCORE: &[u8] = b"500";
 
-/// Becomes the command. On failure tells where through `verdict` and ends.
-///
-/// `verdict` gets one byte, the cgroups joined, and closes when the command executes; else stage and errno follow.
-pub(super) fn become_command(spec: &Spec, fds: Vec<OwnedFd>, mut verdict: PipeWriter) -> ! {
-    let Err((stage, errno)) = try_become(spec, fds, &mut verdict);
-    let mut said = vec![stage as u8];
-    said.extend(errno.to_le_bytes());
-    // If the supervisor is gone there is nobody to tell.
-    let _ = verdict.write_all(&said);
+/// Why a command did not start.
+type StartFailure = (Stage, i32);
+
+/// Becomes the command, or reports why not and ends. PID 1 knows of the process before there is a command.
+pub(super) fn become_command(spec: &Spec, fds: Vec<OwnedFd>, control: &UnixStream) -> ! {
+    let Err((stage, errno)) = try_become(spec, fds, control);
+    report(control, Event::Failed { stage, errno });
     sys::exit_now(127)
 }
 
 fn try_become(
     spec: &Spec,
     fds: Vec<OwnedFd>,
-    verdict: &mut PipeWriter,
+    control: &UnixStream,
 ) -> Result<std::convert::Infallible, StartFailure> {
     let mut fds = fds.into_iter();
     let (Some(stdin), Some(stdout), Some(stderr)) = (fds.next(), fds.next(), fds.next()) else {
         return Err((Stage::Setup, libc::EBADF));
     };
-    verdict
-        .write_all(&[join_cgroups(fds)])
-        .map_err(at(Stage::Setup))?;
+    let cgroups = join_cgroups(fds);
+    let pid = unistd::getpid().as_raw();
+    report(control, Event::Started { pid, cgroups });
     unistd::setsid().map_err(at_errno(Stage::Setup))?;
     // Best effort: without it the kernel only chooses less well.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);

@@ -1,10 +1,10 @@
 //! The supervisor of one job: a child subreaper, so that every process of the job stays below it, however it detaches.
 //!
-//! It blocks all signals, starts the command, reaps whatever ends below it, and reports the main process' end and the
-//! moment when nothing is left. It decides nothing: PID 1 does.
+//! It blocks all signals, forks the process that becomes the command and speaks for itself until it is that, reaps
+//! whatever ends below, and reports the main process' end and the moment when nothing is left. It decides nothing: PID 1 does.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use rustix::process::WaitOptions;
 
 use super::become_command::become_command;
-use super::wire::{Event, RELEASE, Spec, Stage, receive_spec};
+use super::wire::{Event, RELEASE, Stage, receive_spec};
 use crate::jobs::tree;
 use crate::sys::{self, Forked};
 
@@ -29,49 +29,33 @@ pub(crate) fn run() -> io::Result<()> {
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
     )?;
     let control = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?);
-    let (spec, fds) = receive_spec(&control)?;
-    match start(&spec, fds)? {
-        Ok((main, cgroups)) => {
-            report(
-                &control,
-                Event::Started {
-                    pid: main.as_raw(),
-                    cgroups,
-                },
-            )?;
+    let Some((spec, fds)) = receive_spec(&control)? else {
+        return Ok(());
+    };
+    match sys::fork_single_threaded() {
+        Ok(Forked::Child) => become_command(&spec, fds, &control),
+        Ok(Forked::Parent(main)) => {
+            drop(fds);
             watch(main, &control, &child_ended)
         }
-        Err((stage, errno)) => report(&control, Event::Failed { stage, errno }),
+        Err(error) => {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            report(
+                &control,
+                Event::Failed {
+                    stage: Stage::Setup,
+                    errno,
+                },
+            );
+            Ok(())
+        }
     }
 }
 
-fn report(mut control: &UnixStream, event: Event) -> io::Result<()> {
-    control.write_all(&event.encode())
-}
-
-/// Why a command did not start.
-pub(super) type StartFailure = (Stage, i32);
-
-/// Starts the command; answers its pid and which cgroups it joined, or where that failed.
-fn start(spec: &Spec, fds: Vec<OwnedFd>) -> io::Result<Result<(Pid, u8), StartFailure>> {
-    let (mut verdict, child_verdict) = io::pipe()?;
-    let main = match sys::fork_single_threaded() {
-        Ok(Forked::Child) => become_command(spec, fds, child_verdict),
-        Ok(Forked::Parent(main)) => main,
-        Err(error) => return Ok(Err((Stage::Setup, error.raw_os_error().unwrap_or(0)))),
-    };
-    drop((fds, child_verdict));
-    let mut said = Vec::with_capacity(6);
-    verdict.read_to_end(&mut said)?;
-    Ok(match *said.as_slice() {
-        [_, stage, a, b, c, d] => {
-            let stage = Stage::from_number(stage).unwrap_or(Stage::Setup);
-            Err((stage, i32::from_le_bytes([a, b, c, d])))
-        }
-        [cgroups, ..] => Ok((main, cgroups)),
-        // It was killed before it got that far; its end follows.
-        [] => Ok((main, 0)),
-    })
+/// Tells PID 1.
+pub(super) fn report(mut control: &UnixStream, event: Event) {
+    // PID 1 may have let go by now, or died; reading from it tells which.
+    let _ = control.write_all(&event.encode());
 }
 
 /// Reaps and reports until nothing is left or PID 1 lets go.
@@ -80,7 +64,8 @@ fn watch(main: Pid, control: &UnixStream, child_ended: &SignalFd) -> io::Result<
         // Reaping comes first: children may have ended before the first wait.
         while child_ended.read_signal()?.is_some() {}
         if reap(main, control)? == Left::Nothing {
-            return report(control, Event::Empty);
+            report(control, Event::Empty);
+            return Ok(());
         }
         let mut wait = [
             PollFd::new(control.as_fd(), PollFlags::POLLIN),
@@ -92,7 +77,8 @@ fn watch(main: Pid, control: &UnixStream, child_ended: &SignalFd) -> io::Result<
         }
         let [from_init, _] = wait;
         if from_init.any() == Some(true) {
-            return leave(control);
+            leave(control);
+            return Ok(());
         }
     }
 }
@@ -112,7 +98,7 @@ fn reap(main: Pid, control: &UnixStream) -> io::Result<Left> {
                     (None, Some(signal)) => Event::Signalled { signal },
                     (None, None) => continue,
                 };
-                report(control, event)?;
+                report(control, event);
             }
             Ok(None) => return Ok(Left::Something),
             Err(rustix::io::Errno::CHILD) => return Ok(Left::Nothing),
@@ -123,11 +109,11 @@ fn reap(main: Pid, control: &UnixStream) -> io::Result<Left> {
 }
 
 /// PID 1 said to go, or died.
-fn leave(mut control: &UnixStream) -> io::Result<()> {
+fn leave(mut control: &UnixStream) {
     let mut said = [0];
-    if control.read(&mut said)? == 0 || said != [RELEASE] {
+    // An error is a PID 1 that died with something unread.
+    if control.read(&mut said).is_err() || said != [RELEASE] {
         let own = Pid::this().as_raw();
         tree::kill_rounds(own, tree::PATIENCE);
     }
-    Ok(())
 }

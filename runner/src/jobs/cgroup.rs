@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{AtFlags, Mode, OFlags};
 
@@ -152,7 +153,11 @@ fn kill(tree: &OwnedFd, patience: Duration) -> io::Result<()> {
         }
         let mut changed = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
         // The kernel wakes at each change; the bound is for a missed one.
-        poll(&mut changed, PollTimeout::from(50_u8))?;
+        match poll(&mut changed, PollTimeout::from(50_u8)) {
+            // What dies in here interrupts this thread, too.
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }

@@ -8,10 +8,12 @@
 mod attach;
 mod cgroup;
 mod driver;
+mod failure;
 mod job;
 mod launch;
 mod ledger;
 mod log;
+mod plan;
 mod pump;
 mod record;
 mod stdin;
@@ -30,11 +32,13 @@ use tokio::task::spawn_blocking;
 pub(crate) use self::attach::attach;
 pub(crate) use self::cgroup::Cgroups;
 use self::driver::Course;
+use self::failure::{Subject, start_error};
 use self::job::{Beginning, Job, Request};
-pub(crate) use self::launch::Launcher;
-use self::launch::{Launched, Plan, Subject, start_error};
+use self::launch::Launched;
+pub(crate) use self::launch::{Launcher, Spare};
 use self::ledger::{Fact, Ledger};
 pub(crate) use self::log::LogError;
+use self::plan::Plan;
 use self::pump::Discarder;
 use self::record::Folder;
 use self::stdin::Stdin;
@@ -232,6 +236,8 @@ impl Jobs {
         });
         // The driver waits for this, unless the runtime is going down.
         let _ = launched.send(outcome);
+        // At once, measured: while the command runs there is a processor free for it more often than later.
+        self.launcher.prepare();
     }
 
     /// Raises the floor of an id and tells what became of it.
@@ -264,6 +270,31 @@ impl Jobs {
             // Memory holds it for this incarnation, and the next one refuses what was leased for this one.
             eprintln!("em-runner: the ledger cannot be written: {error}");
         }
+    }
+
+    /// Whether a mutation of files with this permit may begin; raises the floor of its id to its fence.
+    pub(crate) fn permit_mutation(&self, permit: &Permit) -> Result<(), Refusal> {
+        let mut table = self.table();
+        table.check_mutation(self.incarnation(), permit)?;
+        // Only for this incarnation, which the permit is bound to: the ledger need not hold it.
+        table.raise_floor(&permit.job, permit.fence).map(drop)
+    }
+
+    /// Whether a mutation of files that began with this permit may still take effect.
+    pub(crate) fn check_mutation(&self, permit: &Permit) -> Result<(), Refusal> {
+        self.table().check_mutation(self.incarnation(), permit)
+    }
+
+    /// Leaves a tombstone of an id that was used for a mutation of files.
+    pub(crate) fn bury(&self, id: &JobId) {
+        let floor = self.table().forget(id, Fence::LOWEST);
+        self.note(
+            id,
+            Fact {
+                floor,
+                forgotten: true,
+            },
+        );
     }
 
     /// A job to attach to.

@@ -43,7 +43,7 @@ impl Table {
     }
 
     /// Whether a permit would be accepted, apart from what was started already.
-    pub(crate) fn check_permit(&self, incarnation: &str, permit: &Permit) -> Result<(), Refusal> {
+    fn check_permit(&self, incarnation: &str, permit: &Permit) -> Result<(), Refusal> {
         if self.closed {
             return Err(Refusal::ShuttingDown);
         }
@@ -70,6 +70,15 @@ impl Table {
             ));
         }
         Ok(())
+    }
+
+    /// Whether a mutation of files with this permit would be accepted.
+    pub(crate) fn check_mutation(&self, incarnation: &str, permit: &Permit) -> Result<(), Refusal> {
+        self.check_permit(incarnation, permit)?;
+        match self.job(&permit.job) {
+            Some(_) => Err(Refusal::AlreadyStarted),
+            None => Ok(()),
+        }
     }
 
     /// Makes a job known and raises its floor to its fence, unless it is refused by now.

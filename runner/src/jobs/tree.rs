@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// How long rounds go on before they give up: a process in an uninterruptible sleep cannot be killed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Scans for one signal, at most: what answers a signal with new processes is not chased for ever.
+const MAX_SIGNAL_SCANS: usize = 16;
+
 /// A process number.
 pub(crate) type Pid = i32;
 
@@ -22,10 +25,20 @@ struct Process {
     alive: bool,
 }
 
-/// Sends a signal to every process below `root`.
+/// Sends a signal to every process below `root`, once to each.
+///
+/// Scans again until nobody new is found: who forked before its signal came has a child that a single scan would miss.
 pub(crate) fn signal_below(root: Pid, signal: i32) {
-    for pid in living_below(root, &scan()) {
-        send(pid, signal);
+    let mut told = HashSet::new();
+    for _ in 0..MAX_SIGNAL_SCANS {
+        let mut news = living_below(root, &scan());
+        news.retain(|pid| told.insert(*pid));
+        if news.is_empty() {
+            return;
+        }
+        for pid in news {
+            send(pid, signal);
+        }
     }
 }
 
@@ -67,11 +80,11 @@ fn kill_selected(select: impl Fn(&[Process]) -> Vec<Pid>, patience: Duration) ->
         if living.is_empty() {
             return true;
         }
-        if Instant::now() > deadline {
-            return false;
-        }
         for pid in living {
             send(pid, libc::SIGKILL);
+        }
+        if Instant::now() > deadline {
+            return false;
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));

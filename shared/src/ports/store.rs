@@ -402,6 +402,7 @@ pub trait Store: Send + Sync {
 
     /// Removes what is past its time: jobs that ended before `jobs_before` (with their output), reads that ended before
     /// `reads_before`, idempotency records from before `keys_before`. At most `limit` jobs; the refs of those removed.
+    /// The create job of an environment that is not deleted stays: a repeated create is answered with it.
     async fn prune(&self, cutoffs: Cutoffs, limit: u32) -> Result<Vec<JobRef>, StoreError>;
 
     /// Numbers for people and monitors.

@@ -1,0 +1,11 @@
+//! One file per resource.
+
+pub(crate) mod artifacts;
+pub(crate) mod content;
+pub(crate) mod environments;
+pub(crate) mod exec;
+pub(crate) mod files;
+pub(crate) mod jobs;
+pub(crate) mod output;
+pub(crate) mod requests;
+pub(crate) mod service;

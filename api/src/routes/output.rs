@@ -1,0 +1,99 @@
+//! A job's output, window by window.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use shared::ids::JobRef;
+use shared::output::{Offsets, Stream};
+
+use crate::answer;
+use crate::extract::{Call, JobPath, Params};
+use crate::problem::{Problem, ProblemBody};
+use crate::service::{App, Service};
+use crate::views::{OutputWindow, Window};
+use crate::wait::Patience;
+
+/// Bytes of each stream that a window holds where the caller says nothing.
+const DEFAULT_LIMIT: u64 = 1 << 20;
+
+/// Bytes of each stream that a window holds at most.
+const MAX_LIMIT: u64 = 4 << 20;
+
+/// Offsets at most, so that every stored number holds them.
+const MAX_OFFSET: u64 = i64::MAX as u64;
+
+/// Reads output from an offset of each stream on; with `Prefer: wait=N` waits until there is some, or the end.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}/output", tag = "jobs",
+    params(
+        ("id" = String, Path, description = "The job"),
+        ("stdout_offset" = Option<u64>, Query, description = "Where to begin, in bytes; 0 where it is not given"),
+        ("stderr_offset" = Option<u64>, Query, description = "Where to begin, in bytes; 0 where it is not given"),
+        ("limit" = Option<u64>, Query, description = "Bytes of each stream at most: 1 to 4 MiB; 1 MiB where it is not given"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: wait up to N seconds for output, 300 at most"),
+    ),
+    responses(
+        (status = 200, description = "The window", body = OutputWindow),
+        (status = 404, description = "There is no such job", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter cannot be taken", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn window(
+    State(app): State<App>,
+    call: Call,
+    JobPath(id): JobPath,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.only(&["stdout_offset", "stderr_offset", "limit"])?;
+    let from = Offsets {
+        stdout: params.number("stdout_offset", 0..=MAX_OFFSET)?.unwrap_or(0),
+        stderr: params.number("stderr_offset", 0..=MAX_OFFSET)?.unwrap_or(0),
+    };
+    let limit = params
+        .number("limit", 1..=MAX_LIMIT)?
+        .unwrap_or(DEFAULT_LIMIT);
+    let at = call.job(id);
+    let patience = Patience::of(call.prefer.wait_or(0));
+    let mut watch = app.deps.store.watch(&at);
+    let mut window = app.window(&at, from, limit).await?;
+    while !window.done
+        && window.stdout.is_empty()
+        && window.stderr.is_empty()
+        && app.changed(&mut watch, patience).await
+    {
+        window = app.window(&at, from, limit).await?;
+    }
+    Ok(answer::waited(call.prefer, Json(window).into_response()))
+}
+
+impl Service {
+    async fn window(
+        &self,
+        at: &JobRef,
+        from: Offsets,
+        limit: u64,
+    ) -> Result<OutputWindow, Problem> {
+        // The job first: one that has ended by then has all of its output in the store.
+        let job = self.job(at).await?;
+        let store = &self.deps.store;
+        let end = if job.state.is_terminal() {
+            Some(store.output_end(at).await?)
+        } else {
+            None
+        };
+        let chunks = store.output(at, from, limit).await?;
+        let cut = |stream: Stream| {
+            let end = end.map(|end| end.of(stream));
+            Window::cut(&chunks, stream, from.of(stream), end)
+        };
+        let (stdout, stderr) = (cut(Stream::Stdout), cut(Stream::Stderr));
+        let done =
+            end.is_some_and(|end| stdout.next() >= end.stdout && stderr.next() >= end.stderr);
+        Ok(OutputWindow {
+            done,
+            truncated: job.output.truncated(),
+            incomplete: job.output.incomplete,
+            ..OutputWindow::encoded(stdout, stderr)
+        })
+    }
+}

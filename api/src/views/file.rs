@@ -1,0 +1,204 @@
+//! Files and folders, as callers read them.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::Serialize;
+use shared::job::{Entry, EntryType};
+use shared::octets::Octets;
+use utoipa::ToSchema;
+
+use crate::views::text::Texts;
+
+/// A file that was written.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Uploaded)]
+pub(crate) struct UploadedView {
+    /// Absolute.
+    path: String,
+    /// `base64` where the path is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    encoding: Option<&'static str>,
+    /// In bytes.
+    size: u64,
+    /// Of the content, in hexadecimal.
+    sha256: String,
+}
+
+/// A file or folder that was removed.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Removed)]
+pub(crate) struct RemovedView {
+    /// Absolute.
+    path: String,
+    /// `base64` where the path is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    encoding: Option<&'static str>,
+    /// Files and folders.
+    removed: u64,
+}
+
+/// One page of a folder, sorted by name in byte order.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Listing)]
+pub(crate) struct ListingView {
+    /// Absolute.
+    path: String,
+    /// `base64` where the path is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    encoding: Option<&'static str>,
+    entries: Vec<EntryView>,
+    /// Where the next page begins; empty at the end.
+    next_page_token: String,
+}
+
+/// One name in a folder.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Entry)]
+pub(crate) struct EntryView {
+    /// Relative to the listed folder.
+    name: String,
+    /// Absolute.
+    path: String,
+    /// `file`, `directory`, `symlink` or `other`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// In bytes.
+    size: u64,
+    /// Permission bits in octal.
+    mode: String,
+    #[schema(value_type = String, format = DateTime)]
+    modified_at: Timestamp,
+    /// Of a symlink: what it names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    target: Option<String>,
+    /// `base64` where name, path or target is not UTF-8: then all three are base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    encoding: Option<&'static str>,
+}
+
+impl UploadedView {
+    pub(crate) fn of(path: &Octets, size: u64, sha256: &str) -> Self {
+        let texts = Texts::of([path]);
+        Self {
+            path: texts.show(path),
+            encoding: texts.encoding(),
+            size,
+            sha256: sha256.to_owned(),
+        }
+    }
+}
+
+impl RemovedView {
+    pub(crate) fn of(path: &Octets, removed: u64) -> Self {
+        let texts = Texts::of([path]);
+        Self {
+            path: texts.show(path),
+            encoding: texts.encoding(),
+            removed,
+        }
+    }
+}
+
+impl ListingView {
+    pub(crate) fn of(path: &Octets, entries: &[Entry], more: bool) -> Self {
+        let texts = Texts::of([path]);
+        let next = entries.last().filter(|_| more);
+        Self {
+            path: texts.show(path),
+            encoding: texts.encoding(),
+            entries: entries
+                .iter()
+                .map(|entry| EntryView::of(path, entry))
+                .collect(),
+            next_page_token: next
+                .map(|entry| token_after(&entry.name))
+                .unwrap_or_default(),
+        }
+    }
+}
+
+impl EntryView {
+    fn of(folder: &Octets, entry: &Entry) -> Self {
+        let path = joined(folder, &entry.name);
+        let texts = Texts::of([&entry.name, &path].into_iter().chain(&entry.target));
+        Self {
+            name: texts.show(&entry.name),
+            path: texts.show(&path),
+            kind: match entry.kind {
+                EntryType::File => "file",
+                EntryType::Directory => "directory",
+                EntryType::Symlink => "symlink",
+                EntryType::Other => "other",
+            },
+            size: entry.size,
+            mode: format!("{:04o}", entry.mode),
+            modified_at: entry.modified_at,
+            target: entry.target.as_ref().map(|target| texts.show(target)),
+            encoding: texts.encoding(),
+        }
+    }
+}
+
+fn joined(folder: &Octets, name: &Octets) -> Octets {
+    let folder = folder.0.strip_suffix(b"/").unwrap_or(&folder.0);
+    [folder, b"/", &name.0].concat().into()
+}
+
+/// The page token of what follows a name.
+fn token_after(name: &Octets) -> String {
+    URL_SAFE_NO_PAD.encode(&name.0)
+}
+
+/// The name in a page token that [`ListingView`] made; nothing where it is none.
+pub(crate) fn name_in_token(token: &str) -> Option<Octets> {
+    let name = URL_SAFE_NO_PAD.decode(token).ok()?;
+    Some(Octets(Bytes::from(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_name_survives_its_token(name: Vec<u8>) {
+            let name = Octets::from(name);
+            prop_assert_eq!(name_in_token(&token_after(&name)), Some(name));
+        }
+
+        #[test]
+        fn any_token_is_read_or_refused(token in ".*") {
+            let _ = name_in_token(&token);
+        }
+    }
+
+    #[test]
+    fn names_that_are_not_utf8_mark_their_entry_only() {
+        let entry = |name: &[u8]| Entry {
+            name: name.to_vec().into(),
+            kind: EntryType::File,
+            size: 1,
+            mode: 0o644,
+            modified_at: Timestamp::UNIX_EPOCH,
+            target: None,
+        };
+        let view = ListingView::of(&"/app/".into(), &[entry(b"a"), entry(b"\xff")], true);
+        assert_eq!(view.entries[0].path, "/app/a");
+        assert_eq!(view.entries[0].encoding, None);
+        assert_eq!(view.entries[1].name, "/w==");
+        assert_eq!(view.entries[1].encoding, Some("base64"));
+        assert_eq!(
+            name_in_token(&view.next_page_token),
+            Some(vec![0xff].into())
+        );
+    }
+}

@@ -1,0 +1,259 @@
+//! A window of a job's output: consecutive bytes of each stream, cut so that text stays text.
+//!
+//! ```text
+//!   asked     start            cut      stored end
+//!   ├─ dropped ─┤──── window ────┤─ held ──┤
+//! ```
+//!
+//! Invariants: the windows that follow each other's next offsets give every stored byte once; a window that could be
+//! cut so that it is text is text; a window is empty only where nothing more is there yet.
+
+use serde::Serialize;
+use shared::output::{Chunk, Stream};
+use utoipa::ToSchema;
+
+use crate::views::preview::split_start;
+use crate::views::text::Texts;
+
+/// Bytes of both streams from the asked offsets on.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct OutputWindow {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    /// Offset of the first byte of `stdout`: later than asked for where the limit dropped bytes.
+    pub(crate) stdout_offset: u64,
+    /// Offset of the first byte of `stderr`: later than asked for where the limit dropped bytes.
+    pub(crate) stderr_offset: u64,
+    /// Where to ask on.
+    pub(crate) next_stdout_offset: u64,
+    /// Where to ask on.
+    pub(crate) next_stderr_offset: u64,
+    /// Whether the job has ended and nothing follows.
+    pub(crate) done: bool,
+    /// Whether the limit dropped bytes of the output.
+    pub(crate) truncated: bool,
+    /// Whether the rest of the output cannot be known any more, because the environment went.
+    pub(crate) incomplete: bool,
+    /// `utf-8`, or `base64` where the bytes of either stream are not: then both are base64.
+    pub(crate) encoding: &'static str,
+}
+
+/// The bytes of one stream that a window shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Window {
+    /// Offset of the first byte.
+    pub(crate) start: u64,
+    /// The bytes.
+    pub(crate) data: Vec<u8>,
+    text: bool,
+}
+
+impl Window {
+    /// Cuts the chunks of one stream. `end` is where the stored stream ends, if the job has ended.
+    pub(crate) fn cut(chunks: &[Chunk], stream: Stream, asked: u64, end: Option<u64>) -> Self {
+        let (start, mut data, gap) = consecutive(chunks, stream, asked);
+        let after = start + data.len() as u64;
+        let last = end.is_some_and(|end| after >= end);
+        let stuck = gap || end.is_some_and(|end| after < end);
+        let (length, text) = text_length(&data, last, stuck);
+        data.truncate(length);
+        Self { start, data, text }
+    }
+
+    /// Where to ask on.
+    pub(crate) fn next(&self) -> u64 {
+        self.start + self.data.len() as u64
+    }
+}
+
+impl OutputWindow {
+    /// Both streams as text, or both as base64.
+    pub(crate) fn encoded(stdout: Window, stderr: Window) -> Self {
+        let encoding = if stdout.text && stderr.text {
+            "utf-8"
+        } else {
+            crate::views::BASE64
+        };
+        let (stdout_offset, stderr_offset) = (stdout.start, stderr.start);
+        let (next_stdout_offset, next_stderr_offset) = (stdout.next(), stderr.next());
+        let (stdout, stderr) = (stdout.data.into(), stderr.data.into());
+        let texts = Texts::of([&stdout, &stderr]);
+        Self {
+            stdout: texts.show(&stdout),
+            stderr: texts.show(&stderr),
+            stdout_offset,
+            stderr_offset,
+            next_stdout_offset,
+            next_stderr_offset,
+            done: false,
+            truncated: false,
+            incomplete: false,
+            encoding,
+        }
+    }
+}
+
+/// The bytes from the first chunk on up to a gap, where they begin, and whether there is a gap.
+fn consecutive(chunks: &[Chunk], stream: Stream, asked: u64) -> (u64, Vec<u8>, bool) {
+    let mut of_stream = chunks
+        .iter()
+        .filter(|chunk| chunk.stream == stream && chunk.end() > asked)
+        .peekable();
+    let start = of_stream
+        .peek()
+        .map_or(asked, |first| first.start.max(asked));
+    let (mut data, mut next) = (Vec::new(), start);
+    for chunk in of_stream {
+        if chunk.start > next {
+            return (start, data, true);
+        }
+        let known = usize::try_from(next - chunk.start).unwrap_or(usize::MAX);
+        data.extend_from_slice(chunk.data.get(known..).unwrap_or_default());
+        next = next.max(chunk.end());
+    }
+    (start, data, false)
+}
+
+/// How many of the bytes to show, and whether they are text. `last`: nothing follows. `stuck`: asking again from the same
+/// offset gives no more than these bytes.
+fn text_length(data: &[u8], last: bool, stuck: bool) -> (usize, bool) {
+    let Err(error) = std::str::from_utf8(data) else {
+        return (data.len(), true);
+    };
+    let split_at_end = error.error_len().is_none();
+    if split_at_end && !last && (error.valid_up_to() > 0 || !stuck) {
+        return (error.valid_up_to(), true);
+    }
+    // Behind dropped bytes, or at an offset of the caller's own, a window begins with the rest of a character.
+    let rest = split_start(data);
+    let text_follows = rest < data.len()
+        && std::str::from_utf8(&data[rest..]).map_or_else(
+            |error| error.error_len().is_none() && !last && error.valid_up_to() > 0,
+            |_| true,
+        );
+    let length = if rest > 0 && text_follows {
+        rest
+    } else {
+        data.len()
+    };
+    (length, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn chunk(start: u64, data: &[u8]) -> Chunk {
+        Chunk {
+            stream: Stream::Stdout,
+            start,
+            data: data.to_vec().into(),
+        }
+    }
+
+    fn cut(chunks: &[Chunk], asked: u64, end: Option<u64>) -> (u64, Vec<u8>, bool) {
+        let window = Window::cut(chunks, Stream::Stdout, asked, end);
+        (window.start, window.data, window.text)
+    }
+
+    #[test]
+    fn a_split_character_waits_for_its_rest() {
+        let half = "aä".as_bytes()[..2].to_vec();
+        assert_eq!(cut(&[chunk(0, &half)], 0, None), (0, b"a".to_vec(), true));
+        assert_eq!(cut(&[chunk(0, &half)], 1, None), (1, vec![], true));
+        assert_eq!(
+            cut(&[chunk(0, &half)], 0, Some(9)),
+            (0, b"a".to_vec(), true)
+        );
+        // Nothing follows: it will never be whole.
+        assert_eq!(cut(&[chunk(0, &half)], 0, Some(2)), (0, half, false));
+    }
+
+    #[test]
+    fn dropped_bytes_end_a_window_and_show_in_its_offset() {
+        let chunks = [chunk(0, b"head"), chunk(10, b"tail")];
+        assert_eq!(cut(&chunks, 0, None), (0, b"head".to_vec(), true));
+        assert_eq!(cut(&chunks, 4, None), (10, b"tail".to_vec(), true));
+        assert_eq!(cut(&chunks, 12, None), (12, b"il".to_vec(), true));
+        assert_eq!(cut(&chunks, 14, None), (14, vec![], true));
+        assert_eq!(cut(&[], 99, Some(14)), (99, vec![], true));
+    }
+
+    #[test]
+    fn other_bytes_are_not_text() {
+        assert_eq!(
+            cut(&[chunk(0, b"a\xffb")], 0, None),
+            (0, b"a\xffb".to_vec(), false)
+        );
+    }
+
+    /// Reads on until the end as a client would; the number of windows is bounded.
+    fn read_all(stored: &[Chunk], end: u64, limit: usize) -> (Vec<(u64, Vec<u8>)>, usize) {
+        let (mut offset, mut windows, mut base64) = (0, Vec::new(), 0);
+        for _ in 0..10_000 {
+            if offset >= end {
+                return (windows, base64);
+            }
+            let mut left = limit;
+            let chunks: Vec<Chunk> = stored
+                .iter()
+                .filter(|chunk| chunk.end() > offset)
+                .map_while(|whole| {
+                    let from = usize::try_from(offset.saturating_sub(whole.start)).expect("small");
+                    let take = left.min(whole.data.len() - from);
+                    left -= take;
+                    (take > 0)
+                        .then(|| chunk(whole.start + from as u64, &whole.data[from..from + take]))
+                })
+                .collect();
+            let window = Window::cut(&chunks, Stream::Stdout, offset, Some(end));
+            assert!(!window.data.is_empty(), "stuck at {offset}");
+            offset = window.next();
+            base64 += usize::from(!window.text);
+            windows.push((window.start, window.data));
+        }
+        panic!("no end");
+    }
+
+    proptest! {
+        #[test]
+        fn windows_give_every_stored_byte_once(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..10),
+            gap_at in 0usize..10,
+            limit in 1usize..30,
+        ) {
+            let mut start = 0;
+            let mut stored = Vec::new();
+            for (index, piece) in pieces.iter().enumerate() {
+                if index == gap_at { start += 5; }
+                stored.push(chunk(start, piece));
+                start += piece.len() as u64;
+            }
+            let (windows, _) = read_all(&stored, start, limit);
+            let read: Vec<(u64, u8)> = windows.iter()
+                .flat_map(|(at, data)| data.iter().enumerate().map(move |(i, b)| (at + i as u64, *b)))
+                .collect();
+            let written: Vec<(u64, u8)> = stored.iter()
+                .flat_map(|c| c.data.iter().enumerate().map(move |(i, b)| (c.start + i as u64, *b)))
+                .collect();
+            prop_assert_eq!(read, written);
+        }
+
+        #[test]
+        fn text_is_read_as_text(text in "[aäグ🦀\n]{1,80}", sizes in prop::collection::vec(1usize..7, 1..80), limit in 4usize..20) {
+            let (mut stored, mut at) = (Vec::new(), 0);
+            for size in sizes.iter().cycle() {
+                if at >= text.len() { break; }
+                let to = (at + size).min(text.len());
+                stored.push(chunk(at as u64, &text.as_bytes()[at..to]));
+                at = to;
+            }
+            let (windows, base64) = read_all(&stored, text.len() as u64, limit);
+            prop_assert_eq!(base64, 0);
+            let read: Vec<u8> = windows.into_iter().flat_map(|(_, data)| data).collect();
+            prop_assert_eq!(read, text.into_bytes());
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! `config check` and `config show`: the settings as `serve` would take them, without starting anything.
+
+use crate::args::SettingsArgs;
+use crate::failure::Failure;
+use crate::print;
+
+/// Prints `ok` if the settings can be used.
+pub(crate) fn check(args: &SettingsArgs) -> Result<(), Failure> {
+    args.load()?;
+    print::line("ok")
+}
+
+/// Prints the effective settings as TOML.
+pub(crate) fn show(args: &SettingsArgs) -> Result<(), Failure> {
+    print::text(&args.load()?.show())
+}

@@ -1,0 +1,129 @@
+//! `serve`: API and worker in one process, from the settings to the last answer.
+//!
+//! ```text
+//!   settings ▶ log ▶ lock of the data folder ▶ socket ▶ key ▶ ports ▶ worker + API ▶ ready
+//!                                                                        │
+//!   1st signal: soft token ─▶ both finish or hand back ─▶ exit 0         │ either fails: soft token, exit 1
+//!   2nd signal: exit at once, 128 + signal
+//! ```
+//!
+//! Invariants: nothing is touched before the settings are checked; nothing of the data folder before its lock is held.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use api::KeyRing;
+use nix::sys::signal::Signal;
+use shared::clock::SystemClock;
+use shared::config::{AuthMode, Loaded};
+use shared::data_dir::data_lock;
+use shared::telemetry;
+use tokio::net::TcpListener;
+
+use crate::args::SettingsArgs;
+use crate::failure::Failure;
+use crate::key_file;
+use crate::roles::Roles;
+use crate::signals::{Signals, exit_code};
+use crate::wire::Ports;
+
+/// What tasks get to end after the grace has run out and they were told to drop everything.
+const LAST_MOMENTS: Duration = Duration::from_secs(3);
+
+/// Serves until a signal ends it.
+pub(crate) fn serve(args: &SettingsArgs) -> Result<ExitCode, Failure> {
+    let loaded = args.load()?;
+    telemetry::begin(&loaded.settings.telemetry)
+        .map_err(|error| Failure::new("the log cannot begin", error))?;
+    let _owned = data_lock(&loaded.data_dir).map_err(|error| Failure::told(&error))?;
+    let executor = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads())
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new("no threads can be started", error))?;
+    let ended = executor.block_on(run(&loaded));
+    executor.shutdown_timeout(LAST_MOMENTS);
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Threads that run tasks: as many as processors, but two at least, so that one busy task holds up nobody, and eight at
+/// most, since the work is waiting, not computing.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |processors| processors.get().clamp(2, 8))
+}
+
+async fn run(loaded: &Loaded) -> Result<(), Failure> {
+    let mut signals =
+        Signals::take().map_err(|error| Failure::new("signals cannot be taken", error))?;
+    let (listener, address) = bind(loaded.settings.server.listen).await?;
+    let keys = keys(loaded)?;
+    let ports = Ports::open(&loaded.settings, &loaded.data_dir).await?;
+    if loaded.settings.worker.concurrency > 0 {
+        let checked = ports.runtime.check().await;
+        checked.map_err(|error| Failure::told(&error))?;
+    }
+    let mut roles = Roles::start(&loaded.settings, ports, keys, listener)?;
+    tracing::info!(
+        url = %format!("http://{address}"),
+        data_dir = %loaded.data_dir.display(),
+        "ready"
+    );
+    let ended_early = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(%signal, "stopping; commands in environments go on");
+            None
+        }
+        failure = roles.failed() => Some(failure),
+    };
+    roles.stop();
+    let grace = Duration::from_secs(loaded.settings.shutdown.grace_seconds);
+    tokio::select! {
+        () = drained(&mut roles, grace) => {}
+        signal = signals.next() => exit_now(signal),
+    }
+    tracing::info!("stopped");
+    ended_early.map_or(Ok(()), Err)
+}
+
+/// Waits for the roles; when the grace has run out they drop what they hold, which loses nothing.
+async fn drained(roles: &mut Roles, grace: Duration) {
+    if tokio::time::timeout(grace, roles.ended()).await.is_ok() {
+        return;
+    }
+    roles.drop_all();
+    if tokio::time::timeout(LAST_MOMENTS, roles.ended())
+        .await
+        .is_err()
+    {
+        tracing::warn!("not everything ended in time; the next start takes it over");
+    }
+}
+
+#[allow(
+    clippy::exit,
+    reason = "the second signal asks for just this; the store is durable at every moment"
+)]
+fn exit_now(signal: Signal) -> ! {
+    tracing::warn!(%signal, "exiting at once");
+    std::process::exit(exit_code(signal).into())
+}
+
+async fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    let bound = async {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound.await.map_err(|error: std::io::Error| {
+        Failure::new(format!("cannot listen on {listen}"), error)
+            .advise("choose another address with --listen, for example 127.0.0.1:0 for a free port")
+    })
+}
+
+fn keys(loaded: &Loaded) -> Result<KeyRing, Failure> {
+    match (loaded.settings.auth.mode, &loaded.settings.auth.keys_file) {
+        (AuthMode::Keys, Some(path)) => key_file::ring(path, &SystemClock),
+        (AuthMode::Keys | AuthMode::None, _) => Ok(KeyRing::default()),
+    }
+}

@@ -1,0 +1,32 @@
+//! What holds environments.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use shared::clock::Clock;
+use shared::config::{RuntimeKind, RuntimeSettings};
+use shared::ids::InstanceId;
+use shared::ports::Runtime;
+use worker::runtime::oci::{OciRuntime, OciSettings};
+
+use crate::failure::Failure;
+
+/// Opens the runtime that `runtime.kind` names. It holds what carries this instance's id and leaves all else alone.
+pub(crate) fn open(
+    settings: &RuntimeSettings,
+    data_dir: &Path,
+    instance: InstanceId,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn Runtime>, Failure> {
+    match settings.kind {
+        RuntimeKind::Oci => {
+            let oci = OciSettings {
+                binary: settings.binary.clone(),
+                ..OciSettings::new(data_dir.join("environments"))
+            };
+            let runtime =
+                OciRuntime::open(&oci, instance, clock).map_err(|error| Failure::told(&error))?;
+            Ok(Arc::new(runtime))
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The program's command line as a person meets it: answers on standard output, failures as single lines on standard
+//! error with exit code 1, wrong command lines with 2.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "everything here is a part of tests: what is wrong shall end them"
+)]
+
+use std::process::{Command, Output};
+
+/// Runs the program with nothing of this process's environment but these variables.
+fn run(args: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(env!("CARGO_BIN_EXE_environment-manager"))
+        .args(args)
+        .env_clear()
+        .env("EM_DATA_DIR", "/nowhere/data")
+        .envs(variables.iter().copied())
+        .output()
+        .expect("the program starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().expect("it exits"), text(stdout), text(stderr))
+}
+
+#[test]
+fn good_settings_are_ok() {
+    let (code, stdout, stderr) = run(&["config", "check"], &[]);
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "ok\n", ""));
+}
+
+#[test]
+fn each_fault_is_one_line() {
+    let variables = [("EM_SERVER__LISTNE", "x"), ("EM_STORE__KIND", "redis")];
+    for command in ["check", "show"] {
+        let (code, stdout, stderr) = run(&["config", command, "--listen", "here"], &variables);
+        assert_eq!((code, stdout.as_str()), (1, ""));
+        let lines: Vec<_> = stderr.lines().collect();
+        assert_eq!(lines.len(), 3, "{stderr}");
+        assert!(
+            lines.iter().all(|line| line.starts_with("error: ")),
+            "{stderr}"
+        );
+        assert!(
+            stderr.contains("did you mean EM_SERVER__LISTEN?"),
+            "{stderr}"
+        );
+        assert!(stderr.contains("server.listen (flag --listen)"), "{stderr}");
+    }
+}
+
+#[test]
+fn settings_are_shown_with_their_origins() {
+    let (code, stdout, _) = run(
+        &["config", "show", "--listen", "127.0.0.1:9"],
+        &[("AGENT_NAME", "ada")],
+    );
+    assert_eq!(code, 0);
+    for line in [
+        "# data folder: /nowhere/data (variable EM_DATA_DIR)",
+        "# flag --listen",
+        "# variable AGENT_NAME",
+    ] {
+        assert!(stdout.contains(line), "{line}: {stdout}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_answered_with_the_usage() {
+    for args in [
+        &["config"][..],
+        &["frobnicate"],
+        &[],
+        &["config", "show", "--nope"],
+    ] {
+        let (code, _, stderr) = run(args, &[]);
+        assert_eq!(code, 2, "{args:?}");
+        assert!(stderr.contains("Usage:"), "{stderr}");
+    }
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    let version = format!("environment-manager {}\n", env!("CARGO_PKG_VERSION"));
+    for args in [["version"], ["--version"]] {
+        assert_eq!(run(&args, &[]).1, version);
+    }
+}

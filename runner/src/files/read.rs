@@ -1,0 +1,136 @@
+//! Reading one file: exactly the bytes that were promised when it was opened, or an error.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::Stream;
+use rustix::fs::OFlags;
+
+use super::Files;
+use super::fault::Fault;
+use super::identity::IdentityPool;
+use super::place::{absolute, check_regular, modified_ns, open, permissions, real};
+use crate::MAX_FRAME_BYTES;
+use crate::proto::read_file_event::Event;
+use crate::proto::{FileErrorCode, FileHead, ReadEnd, ReadFileEvent, ReadFileRequest};
+
+enum Step {
+    Head(FileHead),
+    Data,
+    Done,
+}
+
+struct Reading {
+    pool: IdentityPool,
+    file: Arc<File>,
+    offset: u64,
+    left: u64,
+    step: Step,
+}
+
+impl Files {
+    /// Opens a file and streams the asked range.
+    pub(crate) async fn read(
+        &self,
+        request: ReadFileRequest,
+    ) -> Result<impl Stream<Item = Result<ReadFileEvent, Fault>> + Send + use<>, Fault> {
+        let volume = Arc::clone(&self.volume);
+        let (offset, length) = (request.offset, request.length);
+        let opened = self
+            .pool
+            .run(move || open_file(&volume, &request.path, offset, length))
+            .await?;
+        let (file, head) = opened?;
+        let reading = Reading {
+            pool: self.pool.clone(),
+            file: Arc::new(file.into()),
+            offset,
+            left: head.length,
+            step: Step::Head(head),
+        };
+        Ok(futures::stream::unfold(reading, |mut reading| async {
+            let event = reading.next().await?;
+            if event.is_err() {
+                reading.step = Step::Done;
+            }
+            Some((
+                event.map(|event| ReadFileEvent { event: Some(event) }),
+                reading,
+            ))
+        }))
+    }
+}
+
+impl Reading {
+    async fn next(&mut self) -> Option<Result<Event, Fault>> {
+        match std::mem::replace(&mut self.step, Step::Data) {
+            Step::Head(head) => Some(Ok(Event::Head(head))),
+            Step::Data if self.left == 0 => {
+                self.step = Step::Done;
+                Some(Ok(Event::End(ReadEnd {})))
+            }
+            Step::Data => Some(self.read().await),
+            Step::Done => None,
+        }
+    }
+
+    async fn read(&mut self) -> Result<Event, Fault> {
+        let length = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(MAX_FRAME_BYTES);
+        let (file, offset) = (Arc::clone(&self.file), self.offset);
+        let data = self
+            .pool
+            .run(move || read_exact(&file, offset, length))
+            .await??;
+        self.offset += data.len() as u64;
+        self.left -= data.len() as u64;
+        Ok(Event::Data(data.into()))
+    }
+}
+
+fn read_exact(file: &File, offset: u64, length: usize) -> Result<Vec<u8>, Fault> {
+    let mut data = vec![0; length];
+    file.read_exact_at(&mut data, offset).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::UnexpectedEof {
+            Fault::new(
+                FileErrorCode::ChangedWhileRead,
+                "the file became shorter while it was read",
+            )
+        } else {
+            error.into()
+        }
+    })?;
+    Ok(data)
+}
+
+fn open_file(
+    volume: &Path,
+    path: &[u8],
+    offset: u64,
+    length: u64,
+) -> Result<(OwnedFd, FileHead), Fault> {
+    let path = absolute(volume, path)?;
+    let file = open(&path, OFlags::RDONLY)?;
+    let stat = rustix::fs::fstat(&file)?;
+    check_regular(&stat)?;
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    if offset > 0 && offset >= size {
+        let message = format!("offset {offset} is not below the size, {size}");
+        return Err(Fault::new(FileErrorCode::RangeNotSatisfiable, message));
+    }
+    let rest = size - offset;
+    let head = FileHead {
+        path: real(&file)?.into_os_string().into_vec().into(),
+        size,
+        length: if length == 0 { rest } else { rest.min(length) },
+        mode: permissions(stat.st_mode),
+        modified_ns: modified_ns(&stat),
+        inode: stat.st_ino,
+    };
+    Ok((file, head))
+}

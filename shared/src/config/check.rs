@@ -1,0 +1,218 @@
+//! What the settings must keep together, beyond the types of the single keys.
+
+use super::fault::Fault;
+use super::{AuthMode, Loaded};
+use crate::telemetry;
+
+/// The shortest lease: a heartbeat is written three times in it.
+const LEASE_SECONDS_MIN: u64 = 3;
+
+/// Everything that contradicts itself, each named by its key and origin. Empty where all is well.
+pub(super) fn faults(loaded: &Loaded) -> Vec<Fault> {
+    let mut check = Check {
+        loaded,
+        faults: Vec::new(),
+    };
+    check.who_may_call();
+    check.defaults_within_maxima();
+    check.smallest_values();
+    check.texts();
+    check.faults
+}
+
+struct Check<'a> {
+    loaded: &'a Loaded,
+    faults: Vec<Fault>,
+}
+
+impl Check<'_> {
+    fn fault(&mut self, key: &str, message: String) {
+        let fault = Fault::of(key, self.loaded.origin(key), message);
+        self.faults.push(fault);
+    }
+
+    fn who_may_call(&mut self) {
+        let settings = &self.loaded.settings;
+        let listen = settings.server.listen;
+        if settings.auth.mode == AuthMode::None && !listen.ip().is_loopback() {
+            let message = format!(
+                "none lets everybody run commands, and server.listen ({}) is {listen}, which other machines reach: \
+                 listen on 127.0.0.1, or set auth.mode to keys",
+                self.loaded.origin("server.listen")
+            );
+            self.fault("auth.mode", message);
+        }
+    }
+
+    fn defaults_within_maxima(&mut self) {
+        let limits = &self.loaded.settings.limits;
+        self.at_most("limits.cpu", limits.cpu, "limits.cpu_max", limits.cpu_max);
+        self.at_most(
+            "limits.memory",
+            limits.memory,
+            "limits.memory_max",
+            limits.memory_max,
+        );
+        self.at_most(
+            "limits.storage",
+            limits.storage,
+            "limits.storage_max",
+            limits.storage_max,
+        );
+        self.at_most(
+            "limits.exec_timeout_seconds",
+            limits.exec_timeout_seconds,
+            "limits.exec_timeout_max_seconds",
+            limits.exec_timeout_max_seconds,
+        );
+    }
+
+    fn at_most<T: PartialOrd + std::fmt::Display + Copy>(
+        &mut self,
+        key: &str,
+        value: T,
+        maximum_key: &str,
+        maximum: T,
+    ) {
+        if value > maximum {
+            let message = format!(
+                "{value} is more than {maximum_key} ({}), which is {maximum}: lower the one or raise the other",
+                self.loaded.origin(maximum_key)
+            );
+            self.fault(key, message);
+        }
+    }
+
+    fn smallest_values(&mut self) {
+        let settings = &self.loaded.settings;
+        let limits = &settings.limits;
+        for (key, value, minimum) in [
+            (
+                "worker.lease_seconds",
+                settings.worker.lease_seconds,
+                LEASE_SECONDS_MIN,
+            ),
+            (
+                "server.max_body_bytes",
+                settings.server.max_body_bytes,
+                1024,
+            ),
+            (
+                "store.retention_days",
+                settings.store.retention_days.into(),
+                1,
+            ),
+            (
+                "limits.exec_timeout_seconds",
+                limits.exec_timeout_seconds,
+                1,
+            ),
+            ("limits.memory", limits.memory.0, 16 << 20),
+            ("limits.pids", limits.pids.into(), 16),
+            ("limits.output_bytes", limits.output_bytes.0, 64 << 10),
+        ] {
+            if value < minimum {
+                self.fault(key, format!("{value} is too little: at least {minimum}"));
+            }
+        }
+    }
+
+    fn texts(&mut self) {
+        let settings = &self.loaded.settings;
+        for (key, empty) in [
+            (
+                "runtime.default_image",
+                settings.runtime.default_image.is_empty(),
+            ),
+            (
+                "runtime.binary",
+                settings.runtime.binary.as_os_str().is_empty(),
+            ),
+            (
+                "registry.agent_name",
+                settings.registry.agent_name.is_empty(),
+            ),
+            ("blobs.bucket", settings.blobs.bucket.is_empty()),
+        ] {
+            if empty {
+                self.fault(key, "must not be empty".to_owned());
+            }
+        }
+        if let Err(error) = telemetry::filter(&settings.telemetry.level) {
+            self.fault("telemetry.level", error.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Sources, load};
+
+    /// The faults of the settings that these variables make.
+    fn faults(variables: &[(&str, &str)]) -> Vec<String> {
+        let sources = Sources {
+            variables: variables
+                .iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+            data_dir: Some("/data".into()),
+            ..Sources::default()
+        };
+        match load(&sources) {
+            Ok(_) => Vec::new(),
+            Err(error) => error.faults.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn each_contradiction_is_found() {
+        for (name, value, key) in [
+            ("EM_LIMITS__CPU", "65", "limits.cpu_max (default)"),
+            ("EM_LIMITS__MEMORY_MAX", "1Mi", "limits.memory (default)"),
+            (
+                "EM_LIMITS__STORAGE",
+                "2Ti",
+                "limits.storage (variable EM_LIMITS__STORAGE)",
+            ),
+            (
+                "EM_LIMITS__EXEC_TIMEOUT_SECONDS",
+                "86401",
+                "limits.exec_timeout_max_seconds",
+            ),
+            ("EM_LIMITS__EXEC_TIMEOUT_SECONDS", "0", "at least 1"),
+            ("EM_WORKER__LEASE_SECONDS", "2", "at least 3"),
+            ("EM_SERVER__MAX_BODY_BYTES", "1", "server.max_body_bytes"),
+            ("EM_STORE__RETENTION_DAYS", "0", "store.retention_days"),
+            ("EM_LIMITS__MEMORY", "1", "limits.memory"),
+            ("EM_LIMITS__PIDS", "1", "limits.pids"),
+            ("EM_LIMITS__OUTPUT_BYTES", "1", "limits.output_bytes"),
+            ("EM_TELEMETRY__LEVEL", "em=loud", "telemetry.level"),
+        ] {
+            let faults = faults(&[(name, value)]);
+            assert!(
+                faults.len() == 1 && faults[0].contains(key),
+                "{name}={value}: {faults:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn everybody_is_let_in_on_loopback_only() {
+        let open = ("EM_AUTH__MODE", "none");
+        for (listen, good) in [
+            ("127.0.0.1:1", true),
+            ("[::1]:1", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("10.0.0.1:1", false),
+        ] {
+            let faults = faults(&[open, ("EM_SERVER__LISTEN", listen)]);
+            assert_eq!(faults.is_empty(), good, "{listen}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn no_worker_is_a_choice() {
+        assert!(faults(&[("EM_WORKER__CONCURRENCY", "0")]).is_empty());
+    }
+}

@@ -1,0 +1,99 @@
+//! Putting an object into its place.
+
+use std::io::Write as _;
+
+use bytes::Bytes;
+use rustix::fs::{FlockOperation, fsync};
+use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
+
+use super::sums::{Sum, hex};
+use super::temp::TempFile;
+use super::vault::{Locked, Vault};
+use super::{folder, unavailable};
+use crate::ports::{BlobError, BlobInfo, BlobName};
+
+/// How often the folders of an object are made again when somebody removes them as empty meanwhile.
+const TRIES: u32 = 100;
+
+/// Content on its way into the folder. Dropped, it leaves nothing.
+pub(super) struct Writer {
+    temp: TempFile,
+    hash: Sha256,
+    size: u64,
+}
+
+impl Writer {
+    /// Adds bytes.
+    pub(super) fn write(mut self, pieces: &[Bytes]) -> Result<Self, BlobError> {
+        for piece in pieces {
+            self.temp
+                .file
+                .write_all(piece)
+                .map_err(|error| unavailable(&folder::errno(error)))?;
+            self.hash.update(piece);
+            self.size += piece.len() as u64;
+        }
+        Ok(self)
+    }
+}
+
+impl Vault {
+    /// Begins a new object.
+    pub(super) fn begin(&self) -> Result<Writer, Errno> {
+        Ok(Writer {
+            temp: self.temp.create()?,
+            hash: Sha256::new(),
+            size: 0,
+        })
+    }
+
+    /// Puts the object into its place, durably.
+    pub(super) fn commit(&self, name: &BlobName, writer: Writer) -> Result<BlobInfo, BlobError> {
+        let Writer {
+            mut temp,
+            hash,
+            size,
+        } = writer;
+        let sha256 = hex(&hash.finalize());
+        let mut committed = || {
+            fsync(&temp.file)?;
+            self.make_sums(name.bucket())?;
+            let locked = self.lock(name, FlockOperation::LockExclusive)?;
+            self.settle(&locked)?;
+            let sum = Sum::of(name, sha256.clone());
+            locked.sums.write_next(&locked.key, &sum)?;
+            match self.place(&locked, &mut temp) {
+                Ok(()) => locked.sums.promote(&locked.key),
+                Err(error) => {
+                    // Whether it got its place or not is seen by its content; if not now, then by the next one to lock it.
+                    let _ = self.settle(&locked);
+                    Err(error)
+                }
+            }
+        };
+        match committed() {
+            Ok(()) => Ok(BlobInfo { size, sha256 }),
+            Err(Errno::NOTDIR | Errno::LOOP | Errno::ISDIR) => Err(BlobError::BadName(format!(
+                "object {name} cannot be kept beside another one: a part of its name is an object, or it is a folder"
+            ))),
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+
+    fn place(&self, locked: &Locked<'_>, temp: &mut TempFile) -> Result<(), Errno> {
+        for _ in 0..TRIES {
+            let placed = self
+                .parent(locked.name, |at, part| folder::open_or_make(at, part))
+                .and_then(|(parent, leaf)| {
+                    temp.rename_to(&parent, leaf)?;
+                    fsync(&parent)
+                });
+            match placed {
+                Err(Errno::NOENT) => {}
+                done => return done,
+            }
+        }
+        Err(Errno::NOENT)
+    }
+}

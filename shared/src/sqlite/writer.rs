@@ -1,0 +1,198 @@
+//! The one thread that writes, with group commit.
+//!
+//! ```text
+//!   callers ──▶ bounded channel ──▶ take all that wait ──▶ BEGIN
+//!                                                          SAVEPOINT · operation · RELEASE (or ROLLBACK TO)   each
+//!                                                          COMMIT: one sync of the disk for all of them
+//!                                   answers ◀── watches ◀──┘
+//! ```
+//!
+//! Invariants: an operation is answered only after the commit that holds it, or with that commit's failure; one that
+//! fails undoes only itself; no transaction is open while the thread waits for work. After a failed commit nothing of
+//! the batch is there, and the next batch begins anew, so that the thread heals by itself when there is room again.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::Failure;
+use super::watches::Watches;
+use crate::ids::JobRef;
+use crate::ports::StoreError;
+
+/// Operations that may wait; more callers wait to hand theirs in.
+const QUEUED: usize = 1024;
+
+/// Operations in one transaction at most.
+const BATCH: usize = 256;
+
+/// Time after which a transaction takes no further operation, so that large ones hold up few others.
+const BATCH_TIME: Duration = Duration::from_millis(10);
+
+/// What an operation works with: the database inside of its savepoint, and the jobs whose watchers hear of it.
+pub(super) struct Commit<'db> {
+    /// The database.
+    pub(super) db: &'db Connection,
+    touched: Vec<JobRef>,
+}
+
+impl Commit<'_> {
+    /// Notes that a job's record or output changes with this commit.
+    pub(super) fn touch(&mut self, job: JobRef) {
+        self.touched.push(job);
+    }
+}
+
+/// An operation on its way: run once inside of a batch, answered once after it.
+trait Task: Send {
+    /// Runs it; whether its changes shall stay.
+    fn run(&mut self, commit: &mut Commit<'_>) -> bool;
+
+    /// Tells the caller: what the operation said, or the failure of the batch.
+    fn answer(self: Box<Self>, failure: Option<&Failure>);
+}
+
+struct Operation<T, E, F> {
+    run: Option<F>,
+    result: Option<Result<T, E>>,
+    reply: oneshot::Sender<Result<T, E>>,
+}
+
+impl<T, E, F> Task for Operation<T, E, F>
+where
+    T: Send,
+    E: From<StoreError> + Send,
+    F: FnOnce(&mut Commit<'_>) -> Result<T, E> + Send,
+{
+    fn run(&mut self, commit: &mut Commit<'_>) -> bool {
+        self.result = self.run.take().map(|run| run(commit));
+        matches!(self.result, Some(Ok(_)))
+    }
+
+    fn answer(self: Box<Self>, failure: Option<&Failure>) {
+        let answer = match (failure, self.result) {
+            // Whatever it said, it may have said because of what others did in the batch.
+            (Some(failure), _) => Err(failure.told().into()),
+            (None, Some(answer)) => answer,
+            (None, None) => Err(StoreError::Unavailable("it was not run".to_owned()).into()),
+        };
+        // A caller that went away does not need its answer.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// The way to the thread. Dropping it waits until the thread has done what it was given.
+pub(super) struct Writer {
+    tasks: Option<mpsc::Sender<Box<dyn Task>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread on its connection.
+    pub(super) fn start(db: Connection, watches: Arc<Watches>) -> io::Result<Self> {
+        let (tasks, waiting) = mpsc::channel(QUEUED);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || write_all(&db, waiting, &watches))?;
+        Ok(Self {
+            tasks: Some(tasks),
+            thread: Some(thread),
+        })
+    }
+
+    /// Runs an operation and returns when it is durable, or when it or its commit failed.
+    ///
+    /// Dropping the future does not call an operation back that was handed in.
+    pub(super) async fn commit<T, E, F>(&self, run: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: FnOnce(&mut Commit<'_>) -> Result<T, E> + Send + 'static,
+    {
+        let stopped = || StoreError::Unavailable("the writer has stopped".to_owned());
+        let (reply, answer) = oneshot::channel();
+        let task = Box::new(Operation {
+            run: Some(run),
+            result: None,
+            reply,
+        });
+        let tasks = self.tasks.as_ref().ok_or_else(stopped)?;
+        tasks.send(task).await.map_err(|_| stopped())?;
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(StoreError::Unknown("the writer stopped".to_owned()).into()),
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.tasks = None;
+        if let Some(thread) = self.thread.take() {
+            // A thread that ended by a panic has nothing left to wait for.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write_all(db: &Connection, mut waiting: mpsc::Receiver<Box<dyn Task>>, watches: &Watches) {
+    let mut tasks = Vec::with_capacity(BATCH);
+    while !tasks.is_empty() || waiting.blocking_recv_many(&mut tasks, BATCH) > 0 {
+        let mut touched = Vec::new();
+        let mut run = 0;
+        let outcome = write_batch(db, &mut tasks, &mut run, &mut touched);
+        if outcome.is_err() && !db.is_autocommit() {
+            // Where this fails too the connection is beyond use; the next BEGIN says so to its callers.
+            let _ = db.execute_batch("ROLLBACK");
+        }
+        let failure = outcome.err();
+        match &failure {
+            None => watches.raise(&touched),
+            Some(failure) => tracing::warn!(?failure, operations = run, "a commit failed"),
+        }
+        for task in tasks.drain(..run) {
+            task.answer(failure.as_ref());
+        }
+    }
+}
+
+/// Commits some of the tasks, from the first on. `run` counts those that share the outcome; at least one.
+fn write_batch(
+    db: &Connection,
+    tasks: &mut [Box<dyn Task>],
+    run: &mut usize,
+    touched: &mut Vec<JobRef>,
+) -> Result<(), Failure> {
+    let step = |sql| db.prepare_cached(sql)?.execute([]);
+    let begun = Instant::now();
+    *run = 1;
+    step("BEGIN IMMEDIATE")?;
+    for (number, task) in tasks.iter_mut().enumerate() {
+        *run = number + 1;
+        step("SAVEPOINT operation")?;
+        let mut commit = Commit {
+            db,
+            touched: Vec::new(),
+        };
+        if task.run(&mut commit) {
+            touched.append(&mut commit.touched);
+        } else if db.is_autocommit() {
+            // Some failures, such as a full disk, end the whole transaction.
+            return Err(Failure::Failed(
+                "the transaction was rolled back".to_owned(),
+            ));
+        } else {
+            step("ROLLBACK TO operation")?;
+        }
+        step("RELEASE operation")?;
+        if begun.elapsed() > BATCH_TIME {
+            break;
+        }
+    }
+    step("COMMIT").map_err(|error| Failure::of_commit(&error))?;
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! Figures and the page that shows them.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// Measured durations of one thing.
+#[derive(Default)]
+pub struct Samples(Vec<Duration>);
+
+impl Samples {
+    pub fn push(&mut self, sample: Duration) {
+        self.0.push(sample);
+    }
+
+    /// The value below which `share` of the samples lie.
+    pub fn quantile(&self, share: f64) -> Duration {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        let last = sorted.len().saturating_sub(1);
+        sorted
+            .get((last as f64 * share).round() as usize)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn show(&self) -> String {
+        format!(
+            "p50 {}, p99 {} (n = {})",
+            millis(self.quantile(0.5)),
+            millis(self.quantile(0.99)),
+            self.0.len()
+        )
+    }
+}
+
+fn millis(duration: Duration) -> String {
+    format!("{:.2} ms", duration.as_secs_f64() * 1000.0)
+}
+
+/// What is asked of a figure.
+#[derive(Clone, Copy)]
+pub enum Target {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Target {
+    fn is_met(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
+        }
+    }
+
+    fn show(self, unit: &str) -> String {
+        match self {
+            Self::AtMost(most) => format!("≤ {most}{unit}"),
+            Self::AtLeast(least) => format!("≥ {least}{unit}"),
+        }
+    }
+}
+
+/// All figures of a run.
+#[derive(Default)]
+pub struct Report {
+    rows: Vec<String>,
+}
+
+impl Report {
+    /// A ratio of two measurements of the same run.
+    pub fn ratio(
+        &mut self,
+        what: &str,
+        ours: &Samples,
+        peer_name: &str,
+        peer: &Samples,
+        target: Target,
+    ) {
+        let ratio = ours.quantile(0.5).as_secs_f64() / peer.quantile(0.5).as_secs_f64();
+        let detail = format!("{}; {peer_name}: {}", ours.show(), peer.show());
+        self.row(
+            what,
+            &format!("{ratio:.2} ×"),
+            &target.show(" ×"),
+            target.is_met(ratio),
+            &detail,
+        );
+    }
+
+    /// A figure with a unit.
+    pub fn figure(&mut self, what: &str, value: f64, unit: &str, target: Target, detail: &str) {
+        self.row(
+            what,
+            &format!("{value:.2}{unit}"),
+            &target.show(unit),
+            target.is_met(value),
+            detail,
+        );
+    }
+
+    fn row(&mut self, what: &str, value: &str, target: &str, met: bool, detail: &str) {
+        let verdict = if met { "met" } else { "**missed**" };
+        let row = format!("| {what} | {value} | {target} | {verdict} | {detail} |");
+        println!("{row}");
+        self.rows.push(row);
+    }
+
+    /// The page in Markdown.
+    pub fn page(&self) -> String {
+        let mut page = String::from(
+            "# Benchmarks\n\nWritten by `scripts/bench`: the release build, both sides of each ratio in turns in one run, medians \
+             compared. Absolute figures are of the machine that ran it; the ratios are what to look at.\n\n\
+             | what | measured | asked | | detail |\n|---|---|---|---|---|\n",
+        );
+        for row in &self.rows {
+            let _ = writeln!(page, "{row}");
+        }
+        page
+    }
+}

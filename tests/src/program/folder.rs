@@ -1,0 +1,230 @@
+//! A data folder, and everything on this machine that belongs to it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// How long the kernel may take to empty a cgroup whose processes were killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A data folder in a temporary one. When it is dropped, so is every container, cgroup, process and mount of it.
+pub struct DataFolder {
+    path: PathBuf,
+    instance: OnceLock<String>,
+    _temporary: TempDir,
+}
+
+impl DataFolder {
+    /// A new one, not made yet.
+    pub fn new() -> Self {
+        Self::below("")
+    }
+
+    /// A new one whose whole path has `length` bytes.
+    pub fn with_path_length(length: usize) -> Self {
+        let folder = Self::below("");
+        let missing = length - folder.path.as_os_str().len();
+        let mut middle = String::new();
+        while middle.len() < missing {
+            let part = (missing - middle.len() - 1).min(100);
+            middle.push_str(&"p".repeat(part));
+            middle.push('/');
+        }
+        let folder = Self::below(&middle);
+        assert_eq!(folder.path.as_os_str().len(), length);
+        folder
+    }
+
+    fn below(middle: &str) -> Self {
+        let temporary = TempDir::with_prefix("em-test-").expect("a folder");
+        let parent = temporary.path().join(middle);
+        fs::create_dir_all(&parent).expect("made");
+        Self {
+            path: parent.join("data"),
+            instance: OnceLock::new(),
+            _temporary: temporary,
+        }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of environments.
+    pub fn environments(&self) -> PathBuf {
+        self.path.join("environments")
+    }
+
+    /// The uids of the lives that have a folder.
+    pub fn lives(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.environments()) else {
+            return Vec::new();
+        };
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| !name.starts_with('.'))
+            .collect()
+    }
+
+    /// Everything of its environments that is there: folders, container states, id ranges, cgroups, mounts.
+    pub fn traces(&self) -> Vec<String> {
+        let mut traces = self.lives();
+        for folder in [".runc", ".ranges"] {
+            let entries = fs::read_dir(self.environments().join(folder));
+            traces.extend(entries.into_iter().flatten().filter_map(|entry| {
+                Some(format!("{folder}/{}", entry.ok()?.file_name().display()))
+            }));
+        }
+        let leftovers = fs::read_dir(self.environments()).into_iter().flatten();
+        traces.extend(
+            leftovers
+                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                .filter(|name| name.starts_with(".making-") || name.starts_with(".deleting-")),
+        );
+        traces.extend(self.cgroups().iter().map(|path| path.display().to_string()));
+        traces.extend(self.mounts().iter().map(|path| path.display().to_string()));
+        traces
+    }
+
+    /// The installation's id, as the first environment that was seen tells it.
+    fn instance(&self) -> Option<&str> {
+        if self.instance.get().is_none() {
+            let entries = fs::read_dir(self.environments().join(".ranges"))
+                .into_iter()
+                .flatten();
+            let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+            // SLOT.UID.INSTANCE
+            if let Some(name) = names.last() {
+                let instance = name.rsplit('.').next().unwrap_or_default().to_owned();
+                let _ = self.instance.set(instance);
+            }
+        }
+        self.instance.get().map(String::as_str)
+    }
+
+    /// Notes whose the environments are, so that what is left of them is known after the last one is gone. Call it while
+    /// there is one.
+    pub fn note_instance(&self) {
+        assert!(self.instance().is_some(), "there is no environment");
+    }
+
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let Some(instance) = self.instance() else {
+            return Vec::new();
+        };
+        let prefix = format!("environment-manager-{instance}-");
+        hierarchies()
+            .iter()
+            .filter_map(|mount| fs::read_dir(mount).ok())
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| {
+                let name = path.file_name().and_then(|name| name.to_str());
+                name.is_some_and(|name| name.starts_with(&prefix))
+            })
+            .collect()
+    }
+
+    fn mounts(&self) -> Vec<PathBuf> {
+        mount_points()
+            .into_iter()
+            .filter(|point| point.starts_with(&self.path))
+            .collect()
+    }
+
+    fn remove_all(&self) {
+        for uid in self.lives() {
+            let _ = Command::new("runc")
+                .arg("--root")
+                .arg(self.environments().join(".runc"))
+                .args(["delete", "--force", &format!("em-{uid}")])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        }
+        for cgroup in self.cgroups() {
+            empty_and_remove(&cgroup);
+        }
+        for mount in self.mounts().iter().rev() {
+            let _ = nix::mount::umount2(mount, nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+impl Default for DataFolder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for DataFolder {
+    fn drop(&mut self) {
+        self.remove_all();
+    }
+}
+
+/// Where cgroup hierarchies are mounted.
+fn hierarchies() -> Vec<PathBuf> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mountinfo
+        .lines()
+        .filter(|line| line.contains(" - cgroup"))
+        .filter_map(|line| line.split(' ').nth(4).map(PathBuf::from))
+        .collect()
+}
+
+fn mount_points() -> Vec<PathBuf> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mountinfo
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4).map(PathBuf::from))
+        .collect()
+}
+
+/// Kills what is in a cgroup of this test's own, and removes it with its children.
+fn empty_and_remove(cgroup: &Path) {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        kill_all_in(cgroup);
+        remove_tree(cgroup);
+        if !cgroup.exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn children(cgroup: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(cgroup).into_iter().flatten();
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_dir())
+        .collect()
+}
+
+fn kill_all_in(cgroup: &Path) {
+    for child in children(cgroup) {
+        kill_all_in(&child);
+    }
+    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    for pid in processes.lines().filter_map(|line| line.parse().ok()) {
+        if pid > 1 {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+fn remove_tree(cgroup: &Path) {
+    for child in children(cgroup) {
+        remove_tree(&child);
+    }
+    let _ = fs::remove_dir(cgroup);
+}

@@ -1,0 +1,113 @@
+//! The examples of the README do what it says, against the real program.
+//!
+//! A block whose fence says `run` is an example; the next `text` block is what it prints.
+
+use std::process::Command;
+
+use tests::program::Program;
+
+/// A code block of the README.
+#[derive(Debug)]
+struct Block {
+    /// What its fence says, such as `sh run`.
+    fence: String,
+    /// The line on which it begins, from 1.
+    line: usize,
+    text: String,
+}
+
+impl Block {
+    fn is_example(&self) -> bool {
+        self.fence.ends_with(" run")
+    }
+
+    /// Runs it as a reader would who has set the two variables; what it printed.
+    fn run(&self, url: &str, key: &str) -> String {
+        let mut command = match self.fence.as_str() {
+            "sh run" => Command::new("bash"),
+            "python run" => Command::new("python3"),
+            other => panic!("nobody knows how to run {other}, line {}", self.line),
+        };
+        if self.fence == "sh run" {
+            command.args(["-e", "-u", "-o", "pipefail"]);
+        }
+        let output = command
+            .args(["-c", &self.text])
+            .env("EM_URL", url)
+            .env("EM_API_KEY", key)
+            .output()
+            .expect("it starts");
+        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+        let ended = output.status;
+        assert!(
+            ended.success(),
+            "line {}: {ended}\n{stdout}\n{stderr}",
+            self.line
+        );
+        stdout
+    }
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("UTF-8")
+}
+
+fn blocks() -> Vec<Block> {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).expect("the README is there");
+    let mut blocks = Vec::new();
+    let mut open: Option<Block> = None;
+    for (index, line) in readme.lines().enumerate() {
+        match (line.strip_prefix("```"), &mut open) {
+            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (Some(fence), None) => {
+                open = Some(Block {
+                    fence: fence.to_owned(),
+                    line: index + 1,
+                    text: String::new(),
+                });
+            }
+            (None, Some(block)) => {
+                block.text.push_str(line);
+                block.text.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "a block is not closed");
+    blocks
+}
+
+/// The address that the program's log tells.
+fn url(program: &Program) -> String {
+    let log = program.log();
+    let ready = log.lines().find(|line| line.contains("\"ready\""));
+    let ready: serde_json::Value =
+        serde_json::from_str(ready.expect("it is ready")).expect("a line of JSON");
+    ready["url"].as_str().expect("its address").to_owned()
+}
+
+#[tokio::test]
+async fn every_example_prints_what_the_readme_says() {
+    let blocks = blocks();
+    let program = Program::start().await;
+    let mut languages = Vec::new();
+    for (index, example) in blocks
+        .iter()
+        .enumerate()
+        .filter(|(_, block)| block.is_example())
+    {
+        let says = blocks.get(index + 1).filter(|block| block.fence == "text");
+        let says = says.unwrap_or_else(|| panic!("line {}: what does it print?", example.line));
+        let prints = example.run(&url(&program), &program.key());
+        assert_eq!(
+            prints.trim_end(),
+            says.text.trim_end(),
+            "line {}",
+            example.line
+        );
+        languages.push(example.fence.as_str());
+    }
+    languages.sort_unstable();
+    assert_eq!(languages, ["python run", "python run", "sh run", "sh run"]);
+}

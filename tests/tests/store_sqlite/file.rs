@@ -1,0 +1,195 @@
+//! The file itself: its mode, its schema, its damages.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use rusqlite::Connection;
+use shared::clock::SystemClock;
+use shared::job::{JobInput, Outcome};
+use shared::ports::{EnvironmentFilter, JobFilter, ListError, StoreError, SubmitError};
+use shared::sqlite::SqliteStore;
+use tests::conformance::store::given::{
+    Given, completion, environment, exec_input, page, result_of,
+};
+
+use super::{fresh, open};
+
+fn refusal(path: &Path) -> String {
+    SqliteStore::open(path, &SystemClock)
+        .expect_err("it does not open")
+        .to_string()
+}
+
+fn change(path: &Path, sql: &str) {
+    Connection::open(path)
+        .and_then(|db| db.execute_batch(sql))
+        .expect("changed");
+}
+
+#[tokio::test]
+async fn its_files_are_for_its_owner_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (new, old) = (folder.path().join("new.db"), folder.path().join("old.db"));
+    std::fs::write(&old, b"").expect("written");
+    std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o666)).expect("opened to all");
+    for path in [new, old] {
+        let given = Given::new(open(&path));
+        given.running("e").await;
+        for suffix in ["", "-wal", "-shm"] {
+            let file = format!("{}{suffix}", path.display());
+            let mode = std::fs::metadata(&file)
+                .expect("it is there")
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o777, 0o600, "{file}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.db");
+    drop(open(&path));
+    change(&path, "PRAGMA user_version = 99");
+    let why = refusal(&path);
+    assert!(why.contains("99") && why.contains("newer"), "{why}");
+    change(&path, "PRAGMA user_version = 1");
+    open(&path).check().await.expect("it works as before");
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = folder.path().join("text");
+    std::fs::write(
+        &text,
+        "a letter of more than sixteen bytes, and no database\n".repeat(100),
+    )
+    .expect("written");
+    assert!(
+        refusal(&text).contains("not a database"),
+        "{}",
+        refusal(&text)
+    );
+    let before = std::fs::read(&text).expect("read");
+    assert!(before.starts_with(b"a letter"));
+    assert!(refusal(folder.path()).contains("unavailable"), "a folder");
+    let nowhere = folder.path().join("none/store.db");
+    assert!(
+        refusal(&nowhere).contains("none/store.db"),
+        "{}",
+        refusal(&nowhere)
+    );
+}
+
+#[tokio::test]
+async fn a_migration_that_was_cut_off_begins_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.db");
+    // What a crash in the first migration leaves: a file with nothing in it.
+    change(
+        &path,
+        "PRAGMA journal_mode = WAL; BEGIN; CREATE TABLE jobs (x); ROLLBACK",
+    );
+    let given = Given::new(open(&path));
+    given.running("e").await;
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_told_with_its_key_and_without_its_content() {
+    let (folder, given) = fresh();
+    let path = folder.path().join("store.db");
+    let at = given.running("e").await;
+    let (good, bad) = (given.exec(&at).await, given.exec(&at).await);
+    let other = given.running("other").await;
+    change(
+        &path,
+        &format!(
+            "UPDATE jobs SET record = '{{\"id\": [\"hunter2\"' WHERE hex(id) = '{}';
+             UPDATE environments SET record = '{{\"tenant\": \"hunter2\", \"id\": 7}}' WHERE id = 'other'",
+            bad.id.as_uuid().simple().to_string().to_uppercase()
+        ),
+    );
+    let store = &given.store;
+    let mut told = vec![
+        store.job(&bad.at()).await.expect_err("damaged"),
+        store.open_jobs(&at).await.expect_err("damaged"),
+        store
+            .lease(
+                &bad.at(),
+                &tests::conformance::store::given::worker("w"),
+                None,
+                given.now(),
+            )
+            .await
+            .expect_err("damaged"),
+    ];
+    match store
+        .jobs(&at.tenant, &JobFilter::default(), page(10, None))
+        .await
+    {
+        Err(ListError::Store(error)) => told.push(error),
+        other => panic!("{other:?}"),
+    }
+    for error in told {
+        let text = error.to_string();
+        assert!(matches!(error, StoreError::Corrupt(_)), "{text}");
+        assert!(
+            text.contains("jobs") && text.contains(&bad.id.to_string()),
+            "{text}"
+        );
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    let mut told = vec![store.environment(&other).await.expect_err("damaged")];
+    match store
+        .environments(&at.tenant, &EnvironmentFilter::default(), page(10, None))
+        .await
+    {
+        Err(ListError::Store(error)) => told.push(error),
+        other => panic!("{other:?}"),
+    }
+    match given.try_submit(&other, exec_input("true")).await {
+        Err(SubmitError::Store(error)) => told.push(error),
+        other => panic!("{other:?}"),
+    }
+    for error in told {
+        let text = error.to_string();
+        assert!(matches!(error, StoreError::Corrupt(_)), "{text}");
+        assert!(
+            text.contains("environments default/other") && !text.contains("hunter2"),
+            "{text}"
+        );
+    }
+    let leased = given.lease(&good).await.job;
+    given
+        .finish(&leased, completion(Outcome::success(result_of(""))))
+        .await;
+    given
+        .submit(&environment("next"), JobInput::Create {})
+        .await;
+}
+
+#[tokio::test]
+async fn a_damaged_column_is_told_too() {
+    let (folder, given) = fresh();
+    let path = folder.path().join("store.db");
+    let at = given.running("e").await;
+    let job = given.leased_exec("f").await;
+    given.exec(&at).await;
+    change(
+        &path,
+        "UPDATE jobs SET id = X'FFFFFF' WHERE waiting = 1; UPDATE jobs SET owner = 'NOT AN ID' WHERE owner IS NOT NULL; \
+         UPDATE environments SET phase = 'floating'",
+    );
+    let store = &given.store;
+    let lane = job.input.kind().lane();
+    let told = [
+        store.runnable(lane, None, 10).await.expect_err("damaged"),
+        store.held(None, 10).await.expect_err("damaged"),
+        store.counts().await.expect_err("damaged"),
+    ];
+    for error in told {
+        assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
+    }
+}

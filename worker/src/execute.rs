@@ -1,0 +1,131 @@
+//! Runs one leased job to its end: every kind of job on one screen.
+//!
+//! ```text
+//!   leased ──▶ dispatch by kind ──▶ Finish(outcome) ──▶ commit: last output, outcome, environment, artifact
+//!                  │                 HandBack        ──▶ any worker may take it at once
+//!                  └─ must stop ──▶  Dropped         ──▶ nothing is written: the lease is taken over
+//! ```
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use shared::environment::Environment;
+use shared::ids::{Fence, JobRef};
+use shared::job::{Job, JobInput, MAX_ATTEMPTS, Outcome};
+use shared::ports::{Completion, Leased};
+
+use crate::context::Context;
+use crate::{finish, jobs};
+
+/// A leased job and what is needed to work on it.
+pub(crate) struct Task {
+    pub(crate) context: Arc<Context>,
+    pub(crate) job: Job,
+    pub(crate) environment: Environment,
+    pub(crate) at: JobRef,
+}
+
+impl Task {
+    /// The fence of the lease: every write carries it.
+    pub(crate) fn fence(&self) -> Fence {
+        self.job.fence
+    }
+
+    /// Whether somebody held the job before: what it should do may have begun.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.job.fence > Fence(1)
+    }
+}
+
+/// What becomes of a lease.
+pub(crate) enum End {
+    /// The job has ended.
+    Finish(Box<Completion>),
+    /// Another worker may go on.
+    HandBack,
+    /// This worker must not write any more.
+    Dropped,
+}
+
+impl End {
+    /// The job has ended, and there is nothing beside its outcome.
+    pub(crate) fn outcome(outcome: Outcome) -> Self {
+        Self::Finish(Box::new(Completion {
+            outcome,
+            chunks: Vec::new(),
+            event: None,
+            artifact: None,
+        }))
+    }
+}
+
+/// Works on a job until it has ended, was handed back, or must be left alone.
+pub(crate) async fn execute(context: &Arc<Context>, leased: Leased) {
+    let at = leased.job.at();
+    let task = Task {
+        context: Arc::clone(context),
+        job: leased.job,
+        environment: leased.environment,
+        at,
+    };
+    let work = AssertUnwindSafe(dispatch(&task)).catch_unwind();
+    let end = tokio::select! {
+        end = work => end,
+        () = must_stop(context) => Ok(End::Dropped),
+    };
+    match end {
+        Ok(End::Finish(completion)) => finish::finish(&task, *completion).await,
+        Ok(End::HandBack) => finish::hand_back(&task).await,
+        Ok(End::Dropped) => {
+            tracing::info!(job = %task.at.job, "left a job to whoever takes it over")
+        }
+        // The lease stays, so that it counts as an attempt; the takeover finds that nobody works on it.
+        Err(_) => tracing::error!(job = %task.at.job, "a job's executor panicked"),
+    }
+}
+
+async fn dispatch(task: &Task) -> End {
+    if task.job.attempts > MAX_ATTEMPTS {
+        return jobs::exhausted::run(task).await;
+    }
+    match &task.job.input {
+        JobInput::Create {} => jobs::create::run(task).await,
+        JobInput::Start {} => jobs::start::run(task).await,
+        JobInput::Stop {} => jobs::stop::run(task).await,
+        JobInput::Delete {} => jobs::delete::run(task).await,
+        JobInput::Exec(input) => jobs::exec::run(task, input).await,
+        JobInput::Upload {
+            path,
+            mode,
+            content,
+        } => jobs::upload::run(task, path, *mode, content).await,
+        JobInput::Download {
+            path,
+            offset,
+            length,
+        } => jobs::download::run(task, path, *offset, *length).await,
+        JobInput::List {
+            path,
+            depth,
+            after,
+            limit,
+        } => jobs::list::run(task, path, *depth, after, *limit).await,
+        JobInput::Remove { path, recursive } => jobs::remove::run(task, path, *recursive).await,
+        JobInput::Publish(input) => jobs::publish::run(task, input).await,
+    }
+}
+
+/// Returns when this worker may not act any more.
+async fn must_stop(context: &Context) {
+    let stale = async {
+        while context.may_act() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        () = context.hard.cancelled() => {}
+        () = stale => tracing::warn!("the heartbeat is too old to act: leaving all jobs"),
+    }
+}

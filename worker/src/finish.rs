@@ -1,0 +1,133 @@
+//! Writes down how a job ended, however long the store needs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use runner::proto::ReleaseRequest;
+use shared::job::JobInput;
+use shared::ports::{Completion, Lane, StoreError};
+use shared::staging;
+
+use crate::execute::Task;
+use crate::reach::Backoff;
+
+/// How long a runner may take to forget a job.
+const FORGET_TIME: Duration = Duration::from_secs(5);
+
+/// Commits the end of a job. Retried until it is in the store, the lease is lost, or the worker must go.
+pub(crate) async fn finish(task: &Task, completion: Completion) {
+    let context = &task.context;
+    let state = completion.outcome.state;
+    let code = completion
+        .outcome
+        .error
+        .as_ref()
+        .map(|error| error.code.clone());
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+    loop {
+        let commit = context
+            .store
+            .finish(
+                &task.at,
+                task.fence(),
+                completion.clone(),
+                context.clock.now(),
+            )
+            .await;
+        match commit {
+            Ok(effects) => {
+                context.publish(effects).await;
+                break;
+            }
+            Err(StoreError::Fenced) => {
+                tracing::info!(job = %task.at.job, "the end of a job is another's to write");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(job = %task.at.job, %error, "could not write the end of a job yet")
+            }
+        }
+        tokio::select! {
+            () = context.hard.cancelled() => return,
+            () = backoff.wait() => {}
+        }
+    }
+    let kind = task.job.input.kind().as_str();
+    let took = context.clock.now().duration_since(task.job.created_at);
+    metrics::counter!("environment_manager_jobs_finished_total", "kind" => kind, "state" => state.as_str()).increment(1);
+    metrics::histogram!("environment_manager_job_seconds", "kind" => kind)
+        .record(took.as_secs_f64());
+    tracing::info!(job = %task.at.job, kind, environment = %task.job.environment, state = state.as_str(), code, "job ended");
+    forget_record(task);
+    drop_staging(task).await;
+}
+
+/// Gives the job to any worker that wants it.
+pub(crate) async fn hand_back(task: &Task) {
+    let context = &task.context;
+    match context
+        .store
+        .hand_back(&task.at, task.fence(), context.clock.now())
+        .await
+    {
+        Ok(effects) => context.publish(effects).await,
+        Err(StoreError::Fenced) => {}
+        Err(error) => {
+            tracing::warn!(job = %task.at.job, %error, "could not hand back a job; it will be taken over")
+        }
+    }
+}
+
+/// Lets the runner free what it kept of the job, now that the store has its end. In the background: nobody waits for it,
+/// and a failure costs only the environment's disk.
+fn forget_record(task: &Task) {
+    let Some(incarnation) = task.job.incarnation.clone() else {
+        return;
+    };
+    let (context, uid, job_id) = (
+        Arc::clone(&task.context),
+        task.job.uid.clone(),
+        task.at.job.to_string(),
+    );
+    task.context.jobs.spawn(async move {
+        let forget = async {
+            let mut link = context
+                .links
+                .to(&uid, &incarnation, Lane::Control)
+                .await
+                .ok()?;
+            let request = ReleaseRequest {
+                job_id,
+                stdout_offset: 0,
+                stderr_offset: 0,
+                forget: true,
+            };
+            link.client.release(request).await.ok()
+        };
+        if tokio::time::timeout(FORGET_TIME, forget)
+            .await
+            .ok()
+            .flatten()
+            .is_none()
+        {
+            tracing::debug!(%uid, "the runner keeps a record until its environment goes");
+        }
+    });
+}
+
+/// What an upload staged is not needed any more. A failure is no harm: the sweep removes it by its age.
+async fn drop_staging(task: &Task) {
+    let staged = matches!(
+        &task.job.input,
+        JobInput::Upload {
+            content: shared::job::ByteContent::Staged { .. },
+            ..
+        }
+    );
+    if staged
+        && let Ok(name) = staging::part(&task.at, 0)
+        && let Err(error) = task.context.blobs.delete(&name).await
+    {
+        tracing::debug!(%error, "staged content stays for the sweep");
+    }
+}

@@ -1,0 +1,157 @@
+//! What create and start share: a container, then an answer from its PID 1.
+
+use std::time::Duration;
+
+use shared::environment::{EnvironmentEvent, Reason};
+use shared::job::{CancelRequest, JobError, JobResult, JobState, Outcome};
+use shared::ports::{Completion, Lane, Placement, RuntimeError, Sight, Started};
+
+use crate::execute::{End, Task};
+use crate::links::Link;
+use crate::reach::Backoff;
+
+/// How long a runtime that is down is tried.
+const RUNTIME_TIME: Duration = Duration::from_secs(120);
+
+/// How long PID 1 may take to answer once its container was started.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy)]
+pub(crate) enum How {
+    Create,
+    Start,
+}
+
+pub(crate) async fn run(task: &Task, how: How) -> End {
+    if let Some(request) = task.requested_cancel().await {
+        return cancelled(request);
+    }
+    // Not interrupted by a cancel: what follows it, a delete, must not meet a container that is still being made.
+    let started = match start(task, how).await {
+        Ok(started) => started,
+        Err(error) => return failed(reason_of(&error)),
+    };
+    tokio::select! {
+        answer = answer(task) => match answer {
+            Ok(link) => running(started, link),
+            Err(reason) => failed(reason),
+        },
+        request = task.cancelled() => cancelled(request),
+    }
+}
+
+async fn start(task: &Task, how: How) -> Result<Started, RuntimeError> {
+    let placement = Placement {
+        tenant: task.job.tenant.clone(),
+        environment: task.job.environment.clone(),
+        uid: task.job.uid.clone(),
+        generation: task.job.generation,
+        spec: task.environment.spec.clone(),
+    };
+    let runtime = &task.context.runtime;
+    // Whatever answered before this start is not what will answer after it.
+    task.context.links.forget_all(&task.job.uid);
+    let until = task.context.clock.monotonic() + RUNTIME_TIME;
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        let tried = match how {
+            How::Create => runtime.create(&placement).await,
+            How::Start => start_afresh(task, &placement).await,
+        };
+        match tried {
+            Err(RuntimeError::Unavailable(why)) if task.context.clock.monotonic() < until => {
+                tracing::warn!(job = %task.at.job, why, "the runtime is not available yet");
+            }
+            done => return done,
+        }
+        backoff.wait().await;
+    }
+}
+
+/// A failed environment may still hold a container whose PID 1 hangs: a start is always a new one.
+async fn start_afresh(task: &Task, placement: &Placement) -> Result<Started, RuntimeError> {
+    task.context.runtime.kill(&placement.uid).await?;
+    task.context.runtime.start(placement).await
+}
+
+async fn answer(task: &Task) -> Result<Link, Reason> {
+    let until = task.context.clock.monotonic() + ANSWER_TIME;
+    let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(500));
+    loop {
+        let error = match task.context.links.any(&task.job.uid, Lane::Control).await {
+            Ok(link) => return Ok(link),
+            Err(error) => error,
+        };
+        match task.context.runtime.inspect(&task.job.uid).await {
+            Ok(Sight::Stopped { reason }) => {
+                return Err(reason
+                    .unwrap_or_else(|| Reason::new("exited", "PID 1 ended before it answered")));
+            }
+            Ok(Sight::Absent) => {
+                return Err(Reason::new(
+                    "absent",
+                    "the container went before PID 1 answered",
+                ));
+            }
+            Ok(Sight::Alive) | Err(_) => {}
+        }
+        if task.context.clock.monotonic() >= until {
+            return Err(Reason::new(
+                "no_answer",
+                format!(
+                    "PID 1 did not answer within {} s: {error}",
+                    ANSWER_TIME.as_secs()
+                ),
+            ));
+        }
+        backoff.wait().await;
+    }
+}
+
+fn running(started: Started, link: Link) -> End {
+    End::Finish(Box::new(Completion {
+        outcome: Outcome::success(JobResult::Lifecycle {}),
+        chunks: Vec::new(),
+        event: Some(EnvironmentEvent::Running {
+            incarnation: link.incarnation,
+            container: started.container,
+            limits_not_enforced: started.limits_not_enforced,
+        }),
+        artifact: None,
+    }))
+}
+
+fn failed(reason: Reason) -> End {
+    End::Finish(Box::new(Completion {
+        outcome: Outcome::failure(reason.code.clone(), reason.message.clone()),
+        chunks: Vec::new(),
+        event: Some(EnvironmentEvent::Failed(reason)),
+        artifact: None,
+    }))
+}
+
+fn cancelled(request: CancelRequest) -> End {
+    let reason = Reason::new(request.code.clone(), request.message.clone());
+    End::Finish(Box::new(Completion {
+        outcome: Outcome::ended(
+            JobState::Cancelled,
+            JobError::new(request.code, request.message),
+        ),
+        chunks: Vec::new(),
+        event: Some(EnvironmentEvent::Failed(reason)),
+        artifact: None,
+    }))
+}
+
+/// What a runtime's error is called in jobs and environments.
+fn reason_of(error: &RuntimeError) -> Reason {
+    let code = match error {
+        RuntimeError::ImageNotFound { .. } => "image_not_found",
+        RuntimeError::VolumeMissing => "volume_missing",
+        RuntimeError::NotRunning => "not_running",
+        RuntimeError::Unsupported(_) => "unsupported",
+        RuntimeError::Unavailable(_) => "runtime_unavailable",
+        RuntimeError::Failed(reason) => return reason.clone(),
+    };
+    Reason::new(code, error.to_string())
+}

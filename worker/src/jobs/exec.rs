@@ -1,0 +1,402 @@
+//! Runs a command: at most once in its incarnation, every byte of its output, its own exit code.
+//!
+//! ```text
+//!             first lease                     taken over, or a connection broke
+//!                 │                                       │
+//!                 │                                     Seal ──▶ a record ──────────┐
+//!                 ▼                                       ▼                         ▼
+//!               Start ◀────────────────────────── never started                  Attach from
+//!                 └────────────────────────────────────────────────────────────▶ the store's end
+//!                                                                                   │
+//!        output ──▶ chunks ──▶ store                    the record ──▶ Finish ◀─────┘
+//! ```
+//!
+//! The runner's final record is as good as a seal: an id that was started there can never be started again.
+
+use std::time::{Duration, Instant};
+
+use runner::proto::seal_reply::Fate;
+use runner::proto::start_request::Command as WireCommand;
+use runner::proto::{self, JobRecord, Permit, SealRequest, StartRequest};
+use shared::environment::{EnvironmentEvent, Reason};
+use shared::ids::Incarnation;
+use shared::job::{CancelRequest, Command, ExecInput, JobError, JobState, Outcome};
+use shared::output::OutputCounts;
+use shared::ports::{Completion, Lane, StoreError};
+use tonic::Code;
+
+use crate::execute::{End, Task};
+use crate::failpoint::failpoint;
+use crate::links::Link;
+use crate::reach::{Backoff, Unreached, is_answer, reach};
+
+mod attach;
+mod copier;
+mod outcome;
+
+use copier::Copier;
+
+/// Between TERM and KILL at a command's deadline.
+const TIMEOUT_GRACE: Duration = Duration::from_secs(5);
+
+/// How long after deadline and grace a confirmation may take before the whole container is killed.
+const CONFIRM_TIME: Duration = Duration::from_secs(15);
+
+/// How long after its deadline a job without contact is still looked for.
+const NO_CONTACT_TIME: Duration = Duration::from_secs(600);
+
+/// How long the runner may take to start a command.
+const START_TIME: Duration = Duration::from_secs(30);
+
+pub(crate) async fn run(task: &Task, input: &ExecInput) -> End {
+    let Some(incarnation) = task.job.incarnation.clone() else {
+        return End::outcome(Outcome::failure(
+            "environment_failed",
+            "the environment was not running when the job began",
+        ));
+    };
+    let mut run = match Run::new(task, input, incarnation).await {
+        Ok(run) => run,
+        Err(end) => return end,
+    };
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+    loop {
+        match run.once().await {
+            Step::End(end) => return end,
+            Step::Again(why) => {
+                tracing::debug!(job = %task.at.job, why, "the connection to the environment broke")
+            }
+        }
+        backoff.wait().await;
+    }
+}
+
+/// What one connection brought.
+enum Step {
+    End(End),
+    Again(String),
+}
+
+/// One lease of a command, over as many connections as it takes.
+struct Run<'a> {
+    task: &'a Task,
+    input: &'a ExecInput,
+    incarnation: Incarnation,
+    /// Whether a start may have reached the runner, under this lease or an earlier one.
+    maybe_started: bool,
+    copier: Copier,
+    cancel: Option<CancelRequest>,
+    /// When an end must have been confirmed.
+    overdue: Instant,
+    /// When a job without contact is given up.
+    give_up: Instant,
+}
+
+impl<'a> Run<'a> {
+    async fn new(
+        task: &'a Task,
+        input: &'a ExecInput,
+        incarnation: Incarnation,
+    ) -> Result<Self, End> {
+        let now = task.context.clock.monotonic();
+        let ran = task.job.started_at.map_or(Duration::ZERO, |since| {
+            task.context
+                .clock
+                .now()
+                .duration_since(since)
+                .try_into()
+                .unwrap_or_default()
+        });
+        let deadline =
+            now + Duration::from_secs(input.timeout_seconds).saturating_sub(ran) + TIMEOUT_GRACE;
+        let copier = if task.is_resumed() {
+            // A store that cannot be read now leaves the lease to a later takeover.
+            Copier::resumed(task).await.map_err(|_| End::Dropped)?
+        } else {
+            Copier::fresh()
+        };
+        Ok(Self {
+            task,
+            input,
+            incarnation,
+            maybe_started: task.is_resumed(),
+            copier,
+            cancel: task.job.cancel.clone(),
+            overdue: deadline + CONFIRM_TIME,
+            give_up: deadline + NO_CONTACT_TIME,
+        })
+    }
+
+    /// Connects, finds out what became of the command, starts it if it never was, follows it.
+    async fn once(&mut self) -> Step {
+        let link = match reach(self.task, &self.incarnation, Lane::Control, self.give_up).await {
+            Ok(link) => link,
+            Err(Unreached::Gone(reason)) => return Step::End(self.gone(&reason).await),
+            Err(Unreached::TooLong(why)) => {
+                let reason = Reason::new(
+                    "no_contact",
+                    format!("there was no contact with the environment: {why}"),
+                );
+                return Step::End(self.lost(&reason).await);
+            }
+        };
+        let step = self.over(&link).await;
+        if matches!(step, Step::Again(_)) {
+            self.task
+                .context
+                .links
+                .forget(&self.task.job.uid, Lane::Control, &link);
+        }
+        step
+    }
+
+    async fn over(&mut self, link: &Link) -> Step {
+        if self.maybe_started {
+            match self.seal(link).await {
+                Ok(true) => return self.attach(link).await,
+                Ok(false) => {}
+                Err(step) => return step,
+            }
+        }
+        if self.cancel.is_none() && self.task.is_resumed() {
+            self.cancel = self.task.requested_cancel().await;
+        }
+        if let Some(request) = &self.cancel {
+            let error = JobError::new(request.code.clone(), request.message.clone());
+            return Step::End(End::outcome(Outcome::ended(JobState::Cancelled, error)));
+        }
+        match self.start(link).await {
+            Ok(()) => self.attach(link).await,
+            Err(step) => step,
+        }
+    }
+
+    /// Raises the runner's floor to this lease's fence; true if the command was started there.
+    async fn seal(&mut self, link: &Link) -> Result<bool, Step> {
+        let request = SealRequest {
+            job_id: self.task.job.id.to_string(),
+            fence: self.task.fence().0,
+        };
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(START_TIME);
+        match link.client.clone().seal(request).await {
+            Ok(reply) => match reply.into_inner().fate {
+                Some(Fate::NeverStarted(_)) => Ok(false),
+                Some(Fate::Record(_)) => Ok(true),
+                Some(Fate::Tombstone(_)) => {
+                    let reason = Reason::new(
+                        "record_gone",
+                        "the environment holds no record of the command any more",
+                    );
+                    Err(Step::End(self.lost(&reason).await))
+                }
+                None => Err(Step::End(self.misbehaved("its seal says nothing").await)),
+            },
+            Err(status) if status.code() == Code::Aborted => Err(Step::End(End::Dropped)),
+            Err(status) if is_answer(&status) => {
+                Err(Step::End(self.misbehaved(status.message()).await))
+            }
+            Err(status) => Err(Step::Again(status.message().to_owned())),
+        }
+    }
+
+    async fn start(&mut self, link: &Link) -> Result<(), Step> {
+        failpoint("before_start");
+        if !self.task.context.may_act() {
+            return Err(Step::End(End::Dropped));
+        }
+        self.maybe_started = true;
+        let mut request = tonic::Request::new(self.start_request());
+        request.set_timeout(START_TIME);
+        match link.client.clone().start(request).await {
+            Ok(_) => Ok(()),
+            Err(status) => match status.code() {
+                // Under this lease's fence, by a call whose answer did not arrive, or under an earlier one.
+                Code::AlreadyExists => Ok(()),
+                Code::Aborted => Err(Step::End(End::Dropped)),
+                Code::FailedPrecondition => {
+                    let reason = Reason::new("restarted", "the environment was restarted");
+                    self.maybe_started = self.task.is_resumed();
+                    Err(Step::End(self.gone(&reason).await))
+                }
+                Code::InvalidArgument | Code::ResourceExhausted => Err(Step::End(End::outcome(
+                    Outcome::failure("start_refused", status.message()),
+                ))),
+                _ => Err(Step::Again(status.message().to_owned())),
+            },
+        }
+    }
+
+    fn start_request(&self) -> StartRequest {
+        let environment = &self.task.environment.spec;
+        let shell = |script: &str, prefer_bash| {
+            WireCommand::Shell(proto::Shell {
+                script: script.to_owned(),
+                prefer_bash,
+            })
+        };
+        let command = match &self.input.command {
+            Command::Argv(args) => WireCommand::Argv(proto::Argv { args: args.clone() }),
+            Command::Shell(script) => shell(script, false),
+            Command::Bash(script) => shell(script, true),
+        };
+        let env = environment.env.reveal().chain(self.input.env.reveal());
+        StartRequest {
+            permit: Some(Permit {
+                job_id: self.task.job.id.to_string(),
+                fence: self.task.fence().0,
+                incarnation: self.incarnation.to_string(),
+            }),
+            command: Some(command),
+            env: env
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+            workdir: self
+                .input
+                .workdir
+                .clone()
+                .or_else(|| environment.workdir.clone())
+                .unwrap_or_default(),
+            user: self.input.user.clone().unwrap_or_default(),
+            stdin: self.input.stdin.clone().unwrap_or_default().0,
+            stdin_open: false,
+            timeout_ms: self.input.timeout_seconds.saturating_mul(1000),
+            grace_ms: u64::try_from(TIMEOUT_GRACE.as_millis()).unwrap_or(u64::MAX),
+            output_limit: self.input.output_limit,
+        }
+    }
+
+    /// The end of the command as the runner recorded it.
+    async fn recorded(&mut self, record: &JobRecord) -> Step {
+        if let Err(why) = self.copier.matches(record) {
+            return Step::End(self.misbehaved(&why).await);
+        }
+        let outcome = outcome::of_record(record, self.cancel.as_ref(), self.copier.previews());
+        let chunks = self.copier.take();
+        Step::End(End::Finish(Box::new(Completion {
+            outcome,
+            chunks,
+            event: None,
+            artifact: None,
+        })))
+    }
+
+    /// The incarnation is proven gone.
+    async fn gone(&mut self, reason: &Reason) -> End {
+        let context = &self.task.context;
+        let at = self.task.environment.at();
+        let fault = EnvironmentEvent::Fault {
+            incarnation: self.incarnation.clone(),
+            reason: reason.clone(),
+        };
+        match context
+            .store
+            .environment_event(&at, self.task.job.generation, fault, context.clock.now())
+            .await
+        {
+            Ok(effects) => context.publish(effects).await,
+            Err(error) => tracing::warn!(%error, "could not note that an environment went"),
+        }
+        let killed = matches!(
+            context.store.environment(&at).await,
+            Ok(Some(found)) if found.uid == self.task.job.uid
+                && found.reason.as_ref().is_some_and(|reason| reason.code == outcome::ENVIRONMENT_KILLED)
+        );
+        if self.cancel.is_none() {
+            self.cancel = self.task.requested_cancel().await;
+        }
+        let (state, error) =
+            outcome::of_gone(reason, self.cancel.as_ref(), killed, self.maybe_started);
+        self.end_without_record(state, error).await
+    }
+
+    async fn lost(&mut self, reason: &Reason) -> End {
+        self.end_without_record(
+            JobState::Lost,
+            JobError::new(reason.code.clone(), reason.message.clone()),
+        )
+        .await
+    }
+
+    async fn misbehaved(&mut self, why: &str) -> End {
+        let error = JobError::new(
+            "runner_misbehaved",
+            format!("the environment's runner answered wrongly: {why}"),
+        );
+        self.end_without_record(JobState::Failed, error).await
+    }
+
+    /// Nobody confirmed the command's end in time: the container is killed, with all that runs in it.
+    async fn kill_container(&mut self) -> Step {
+        let context = &self.task.context;
+        let reason = Reason::new(
+            outcome::ENVIRONMENT_KILLED,
+            "the end of a command was not confirmed in time, so the environment was killed",
+        );
+        let fault = EnvironmentEvent::Fault {
+            incarnation: self.incarnation.clone(),
+            reason,
+        };
+        let noted = context
+            .store
+            .environment_event(
+                &self.task.environment.at(),
+                self.task.job.generation,
+                fault,
+                context.clock.now(),
+            )
+            .await;
+        match noted {
+            Ok(effects) => context.publish(effects).await,
+            Err(error) => return Step::Again(error.to_string()),
+        }
+        if let Err(error) = context.runtime.kill(&self.task.job.uid).await {
+            return Step::Again(error.to_string());
+        }
+        context.links.forget_all(&self.task.job.uid);
+        let (state, error) = outcome::of_unconfirmed(self.cancel.as_ref());
+        let mut end = self.end_without_record(state, error).await;
+        if let End::Finish(completion) = &mut end {
+            completion.outcome.result = Some(outcome::unconfirmed(self.copier.previews()));
+        }
+        Step::End(end)
+    }
+
+    /// What is known of a command whose record cannot be had: the output that arrived, marked as incomplete if anything
+    /// may have run.
+    async fn end_without_record(&mut self, state: JobState, error: JobError) -> End {
+        let mut outcome = Outcome::ended(state, error);
+        outcome.output = OutputCounts {
+            incomplete: self.maybe_started,
+            ..self.copier.arrived()
+        };
+        End::Finish(Box::new(Completion {
+            outcome,
+            chunks: self.copier.take(),
+            event: None,
+            artifact: None,
+        }))
+    }
+
+    /// Moves what arrived into the store.
+    async fn flush(&mut self) -> Result<(), Step> {
+        let chunks = self.copier.take();
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let context = &self.task.context;
+        match context
+            .store
+            .append_output(&self.task.at, self.task.fence(), chunks.clone())
+            .await
+        {
+            Ok(()) => Ok(()),
+            Err(StoreError::Fenced) => Err(Step::End(End::Dropped)),
+            Err(error) => {
+                // Kept, to be written with what follows; the runner has it as well.
+                self.copier.put_back(chunks, context.clock.monotonic());
+                Err(Step::Again(error.to_string()))
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Follows a running command over one connection: output into the store, cancels into the environment.
+
+use std::time::{Duration, Instant};
+
+use futures::future::{BoxFuture, FutureExt as _, OptionFuture};
+use runner::proto::attach_event::Event;
+use runner::proto::{AttachRequest, JobRecord, ReleaseRequest, SignalRequest};
+use shared::ports::Watch;
+use tonic::{Code, Status};
+
+use super::{CONFIRM_TIME, Run, Step};
+use crate::execute::End;
+use crate::links::Link;
+use crate::reach::is_answer;
+
+/// How long output waits for more before it is written.
+const FLUSH_AFTER: Duration = Duration::from_millis(100);
+
+/// Bytes at which output is written at once.
+const FLUSH_BYTES: usize = 1 << 20;
+
+/// Bytes of output in the store after which the runner may free them.
+const RELEASE_BYTES: u64 = 16 << 20;
+
+/// How long the runner may take to accept an attach.
+const ATTACH_TIME: Duration = Duration::from_secs(30);
+
+type Signalled<'a> = BoxFuture<'a, Result<tonic::Response<JobRecord>, Status>>;
+
+/// What can happen next.
+enum Happening {
+    Output(runner::proto::Output),
+    Ended(JobRecord),
+    Broke(String),
+    FlushDue,
+    MaybeCancelled,
+    Signalled(Result<(), Status>),
+    Overdue,
+    Draining,
+}
+
+impl Run<'_> {
+    pub(super) async fn attach(&mut self, link: &Link) -> Step {
+        let offsets = self.copier.next();
+        let request = AttachRequest {
+            job_id: self.task.job.id.to_string(),
+            stdout_offset: offsets.stdout,
+            stderr_offset: offsets.stderr,
+        };
+        let mut client = link.client.clone();
+        // Made before anything is read, so that no cancel is missed.
+        let mut watch = self.task.context.store.watch(&self.task.at);
+        let events = match tokio::time::timeout(ATTACH_TIME, client.attach(request)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) if status.code() == Code::NotFound => return self.vanished().await,
+            Ok(Err(status)) if is_answer(&status) => {
+                return Step::End(self.misbehaved(status.message()).await);
+            }
+            Ok(Err(status)) => return Step::Again(status.message().to_owned()),
+            Err(_) => return Step::Again("no answer to attach".to_owned()),
+        };
+        self.follow(link, events, &mut watch).await
+    }
+
+    async fn follow(
+        &mut self,
+        link: &Link,
+        mut events: tonic::Streaming<runner::proto::AttachEvent>,
+        watch: &mut Watch,
+    ) -> Step {
+        let mut signal: Option<Signalled<'_>> = self
+            .cancel
+            .clone()
+            .map(|request| self.signal(link, &request));
+        let drain_at = drain_after(&self.task.context);
+        tokio::pin!(drain_at);
+        // A resumed job may have been cancelled before the watch was made.
+        let mut look_for_cancel = self.task.is_resumed() && signal.is_none();
+        loop {
+            let due = self.copier.waiting_since().map(|since| since + FLUSH_AFTER);
+            let happening = if std::mem::take(&mut look_for_cancel) {
+                Happening::MaybeCancelled
+            } else {
+                tokio::select! {
+                    biased;
+                    event = events.message() => match event {
+                        Ok(Some(event)) => match event.event {
+                            Some(Event::Output(output)) => Happening::Output(output),
+                            Some(Event::End(record)) => Happening::Ended(record),
+                            None => Happening::Broke("an event without content".to_owned()),
+                        },
+                        Ok(None) => Happening::Broke("the stream ended before the record".to_owned()),
+                        Err(status) => Happening::Broke(status.message().to_owned()),
+                    },
+                    () = until(due) => Happening::FlushDue,
+                    () = watch.changed(), if self.cancel.is_none() => Happening::MaybeCancelled,
+                    Some(done) = OptionFuture::from(signal.as_mut()) => {
+                        signal = None;
+                        Happening::Signalled(done.map(drop))
+                    }
+                    () = tokio::time::sleep_until(self.overdue.into()) => Happening::Overdue,
+                    () = &mut drain_at => Happening::Draining,
+                }
+            };
+            let step = match happening {
+                Happening::Output(output) => self.took(output, link).await,
+                Happening::Ended(record) => Err(self.recorded(&record).await),
+                Happening::Broke(why) => Err(self.broke(why).await),
+                Happening::FlushDue => self.flush().await,
+                Happening::MaybeCancelled => {
+                    if let Some(request) = self.task.requested_cancel().await {
+                        signal = Some(self.signal(link, &request));
+                        self.overdue = self.overdue.min(
+                            self.task.context.clock.monotonic()
+                                + Duration::from_secs(request.grace_seconds)
+                                + CONFIRM_TIME,
+                        );
+                        self.cancel = Some(request);
+                    }
+                    Ok(())
+                }
+                Happening::Signalled(Ok(())) => Ok(()),
+                Happening::Signalled(Err(status)) if status.code() == Code::Aborted => {
+                    Err(Step::End(End::Dropped))
+                }
+                Happening::Signalled(Err(status)) => Err(Step::Again(status.message().to_owned())),
+                Happening::Overdue => Err(self.kill_container().await),
+                Happening::Draining => match self.flush().await {
+                    Ok(()) => Err(Step::End(End::HandBack)),
+                    Err(step) => Err(step),
+                },
+            };
+            if let Err(step) = step {
+                return step;
+            }
+        }
+    }
+
+    async fn took(&mut self, output: runner::proto::Output, link: &Link) -> Result<(), Step> {
+        if let Err(why) = self
+            .copier
+            .push(output, self.task.context.clock.monotonic())
+        {
+            return Err(Step::End(self.misbehaved(&why).await));
+        }
+        if self.copier.waiting_bytes() < FLUSH_BYTES {
+            return Ok(());
+        }
+        self.flush().await?;
+        if let Some(offsets) = self.copier.releasable(RELEASE_BYTES) {
+            let request = ReleaseRequest {
+                job_id: self.task.job.id.to_string(),
+                stdout_offset: offsets.stdout,
+                stderr_offset: offsets.stderr,
+                forget: false,
+            };
+            if let Err(status) = link.client.clone().release(request).await {
+                tracing::debug!(
+                    error = status.message(),
+                    "the runner keeps output that the store holds"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// What arrived goes into the store before the next connection asks for what follows.
+    async fn broke(&mut self, why: String) -> Step {
+        match self.flush().await {
+            Ok(()) => Step::Again(why),
+            Err(step) => step,
+        }
+    }
+
+    /// The runner was asked to start the command, yet has no record of it.
+    async fn vanished(&mut self) -> Step {
+        Step::End(
+            self.misbehaved("it has no record of a command that it started")
+                .await,
+        )
+    }
+
+    fn signal(&self, link: &Link, request: &shared::job::CancelRequest) -> Signalled<'static> {
+        let grace = Duration::from_secs(request.grace_seconds);
+        let mut message = tonic::Request::new(SignalRequest {
+            job_id: self.task.job.id.to_string(),
+            fence: self.task.fence().0,
+            signal: request.signal,
+            kill: true,
+            grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+        });
+        message.set_timeout(grace + CONFIRM_TIME * 2);
+        let mut client = link.client.clone();
+        async move { client.signal(message).await }.boxed()
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns half of the shutdown grace after the soft token: short commands end by themselves until then.
+async fn drain_after(context: &crate::context::Context) {
+    context.soft.cancelled().await;
+    tokio::time::sleep(context.shutdown_grace / 2).await;
+}

@@ -1,0 +1,277 @@
+//! What the runner's record of a command means for its job. Pure; nothing here makes up an exit code.
+
+use runner::proto::job_record::Exit;
+use runner::proto::start_error::Kind;
+use runner::proto::{Cause, JobRecord};
+use shared::environment::Reason;
+use shared::job::{CancelRequest, ExecResult, JobError, JobResult, JobState, Outcome, Preview};
+use shared::output::{OutputCounts, StreamCounts};
+
+/// The code of jobs and environments that ended because a container had to be killed.
+pub(super) const ENVIRONMENT_KILLED: &str = "environment_killed";
+
+/// The outcome of a command whose record is final.
+pub(super) fn of_record(
+    record: &JobRecord,
+    cancel: Option<&CancelRequest>,
+    previews: (Preview, Preview),
+) -> Outcome {
+    let (exit_code, signal) = match record.exit {
+        Some(Exit::Code(code)) => (Some(code), None),
+        Some(Exit::Signal(signal)) => (None, Some(signal)),
+        None => (None, None),
+    };
+    let (state, error) = verdict(record, cancel);
+    let ended_by_us = matches!(record.cause(), Cause::Cancelled | Cause::TimedOut);
+    let result = (record.cause() != Cause::StartFailed).then(|| {
+        JobResult::Exec(ExecResult {
+            exit_code,
+            signal,
+            stdout: previews.0,
+            stderr: previews.1,
+            duration_ms: record.duration_ms,
+            confirmed: ended_by_us.then_some(record.tree_confirmed_gone),
+        })
+    });
+    let counts = |counts: Option<runner::proto::StreamCounts>| {
+        let counts = counts.unwrap_or_default();
+        StreamCounts {
+            total: counts.total,
+            dropped: counts.tail_start.saturating_sub(counts.head),
+        }
+    };
+    let incomplete = matches!(record.cause(), Cause::RunnerRestarted);
+    let output = OutputCounts {
+        stdout: counts(record.stdout),
+        stderr: counts(record.stderr),
+        incomplete,
+    };
+    Outcome {
+        state,
+        result,
+        error,
+        output,
+    }
+}
+
+fn verdict(record: &JobRecord, cancel: Option<&CancelRequest>) -> (JobState, Option<JobError>) {
+    let failed =
+        |code: &str, message: String| (JobState::Failed, Some(JobError::new(code, message)));
+    match record.cause() {
+        Cause::Exited => match record.exit {
+            Some(Exit::Code(0)) => (JobState::Succeeded, None),
+            Some(_) if record.oom_kills > 0 => failed(
+                "oom_killed",
+                "the kernel killed a process of it for memory".to_owned(),
+            ),
+            Some(Exit::Code(code)) => {
+                failed("exit_nonzero", format!("the command exited with {code}"))
+            }
+            Some(Exit::Signal(signal)) => {
+                failed("killed", format!("signal {signal} ended the command"))
+            }
+            None => failed(
+                "runner_misbehaved",
+                "the environment's runner does not say how the command ended".to_owned(),
+            ),
+        },
+        Cause::Cancelled => {
+            let error = cancel.map_or_else(
+                || JobError::new("cancelled", "the job was cancelled"),
+                |request| JobError::new(request.code.clone(), request.message.clone()),
+            );
+            (JobState::Cancelled, Some(error))
+        }
+        Cause::TimedOut => (
+            JobState::TimedOut,
+            Some(JobError::new(
+                "timed_out",
+                "the command was ended at its deadline",
+            )),
+        ),
+        Cause::StartFailed => {
+            let error = record.start_error.clone().unwrap_or_default();
+            failed(start_code(error.kind()), error.message)
+        }
+        Cause::RunnerRestarted => failed(
+            "environment_restarted",
+            "the environment was restarted under the command".to_owned(),
+        ),
+        Cause::SupervisorLost => failed(
+            "supervisor_lost",
+            "the command's supervisor was killed from inside".to_owned(),
+        ),
+        Cause::Unspecified => failed(
+            "runner_misbehaved",
+            "the environment's runner gives no cause".to_owned(),
+        ),
+    }
+}
+
+fn start_code(kind: Kind) -> &'static str {
+    match kind {
+        Kind::CommandNotFound => "command_not_found",
+        Kind::NotExecutable => "not_executable",
+        Kind::WorkdirNotFound => "workdir_not_found",
+        Kind::UserNotFound => "user_not_found",
+        Kind::Unspecified | Kind::Other => "start_failed",
+    }
+}
+
+/// State and error of a command whose incarnation is proven gone.
+pub(super) fn of_gone(
+    reason: &Reason,
+    cancel: Option<&CancelRequest>,
+    killed: bool,
+    maybe_started: bool,
+) -> (JobState, JobError) {
+    if let Some(request) = cancel {
+        return (
+            JobState::Cancelled,
+            JobError::new(request.code.clone(), request.message.clone()),
+        );
+    }
+    if killed {
+        let message =
+            "another command's end was not confirmed in time, so the environment was killed";
+        return (JobState::Failed, JobError::new(ENVIRONMENT_KILLED, message));
+    }
+    if !maybe_started {
+        let message = format!(
+            "the environment went before the command began: {}",
+            reason.message
+        );
+        return (
+            JobState::Failed,
+            JobError::new("environment_failed", message),
+        );
+    }
+    if reason.code == "oom_killed" {
+        return (
+            JobState::Failed,
+            JobError::new("oom_killed", reason.message.clone()),
+        );
+    }
+    (
+        JobState::Lost,
+        JobError::new(
+            "environment_gone",
+            format!("the environment went away: {}", reason.message),
+        ),
+    )
+}
+
+/// State and error of a command whose end nobody confirmed.
+pub(super) fn of_unconfirmed(cancel: Option<&CancelRequest>) -> (JobState, JobError) {
+    match cancel {
+        Some(request) => (
+            JobState::Cancelled,
+            JobError::new(request.code.clone(), request.message.clone()),
+        ),
+        None => (
+            JobState::TimedOut,
+            JobError::new("timed_out", "the command's end was not confirmed in time"),
+        ),
+    }
+}
+
+/// The result of a command whose end nobody confirmed.
+pub(super) fn unconfirmed(previews: (Preview, Preview)) -> JobResult {
+    JobResult::Exec(ExecResult {
+        exit_code: None,
+        signal: None,
+        stdout: previews.0,
+        stderr: previews.1,
+        duration_ms: 0,
+        confirmed: Some(false),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(cause: Cause, exit: Option<Exit>, oom_kills: u64) -> JobRecord {
+        JobRecord {
+            cause: cause.into(),
+            exit,
+            oom_kills,
+            ..Default::default()
+        }
+    }
+
+    fn state_and_code(record: &JobRecord) -> (JobState, Option<String>) {
+        let outcome = of_record(record, None, Default::default());
+        (outcome.state, outcome.error.map(|error| error.code))
+    }
+
+    #[test]
+    fn every_cause_has_its_own_verdict() {
+        let failed = |code: &str| (JobState::Failed, Some(code.to_owned()));
+        let cases = [
+            (
+                record(Cause::Exited, Some(Exit::Code(0)), 0),
+                (JobState::Succeeded, None),
+            ),
+            (
+                record(Cause::Exited, Some(Exit::Code(0)), 1),
+                (JobState::Succeeded, None),
+            ),
+            (
+                record(Cause::Exited, Some(Exit::Code(3)), 0),
+                failed("exit_nonzero"),
+            ),
+            (
+                record(Cause::Exited, Some(Exit::Code(137)), 1),
+                failed("oom_killed"),
+            ),
+            (
+                record(Cause::Exited, Some(Exit::Signal(9)), 1),
+                failed("oom_killed"),
+            ),
+            (
+                record(Cause::Exited, Some(Exit::Signal(9)), 0),
+                failed("killed"),
+            ),
+            (record(Cause::Exited, None, 0), failed("runner_misbehaved")),
+            (
+                record(Cause::TimedOut, None, 0),
+                (JobState::TimedOut, Some("timed_out".to_owned())),
+            ),
+            (
+                record(Cause::Cancelled, None, 0),
+                (JobState::Cancelled, Some("cancelled".to_owned())),
+            ),
+            (
+                record(Cause::RunnerRestarted, None, 0),
+                failed("environment_restarted"),
+            ),
+            (record(Cause::StartFailed, None, 0), failed("start_failed")),
+            (
+                record(Cause::SupervisorLost, None, 0),
+                failed("supervisor_lost"),
+            ),
+            (
+                record(Cause::Unspecified, Some(Exit::Code(0)), 0),
+                failed("runner_misbehaved"),
+            ),
+        ];
+        for (record, expected) in cases {
+            assert_eq!(state_and_code(&record), expected, "{record:?}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_may_have_run_is_lost_and_one_that_did_not_failed() {
+        let reason = Reason::new("exited", "PID 1 has ended");
+        assert_eq!(of_gone(&reason, None, false, true).0, JobState::Lost);
+        assert_eq!(
+            of_gone(&reason, None, false, false).1.code,
+            "environment_failed"
+        );
+        assert_eq!(
+            of_gone(&reason, None, true, true).1.code,
+            ENVIRONMENT_KILLED
+        );
+    }
+}

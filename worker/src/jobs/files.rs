@@ -1,0 +1,233 @@
+//! What all file jobs share: one call to the runner, repeated over broken connections, and its errors in our words.
+//!
+//! A mutation carries the lease's permit, and the runner does it at most once per job id, so repeating the call is safe.
+//! After a takeover the job is sealed first: a worker that was frozen in the middle cannot write any more.
+
+use std::future::Future;
+use std::time::Duration;
+
+use prost::Message as _;
+use runner::proto::{FileError, FileErrorCode, FileType, Permit, SealRequest};
+use shared::ids::Incarnation;
+use shared::job::{EntryType, JobError, JobState, Outcome};
+use shared::ports::Lane;
+use tonic::{Code, Status};
+
+use crate::execute::{End, Task};
+use crate::links::{Client, Link};
+use crate::reach::{Backoff, Unreached, is_answer, reach};
+
+pub(super) mod read;
+
+/// How long a file job without contact to its environment is tried.
+const NO_CONTACT_TIME: Duration = Duration::from_secs(60);
+
+/// Whether an operation changes the environment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    Reads,
+    Changes,
+}
+
+/// Why an operation did not succeed.
+pub(super) enum Failure {
+    /// The connection broke, or the runner answered with an error.
+    Status(Status),
+    /// Something else ended the job.
+    End(End),
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl Failure {
+    /// A failure of the job.
+    pub(super) fn job(code: &str, message: impl Into<String>) -> Self {
+        Self::End(End::outcome(Outcome::failure(code, message)))
+    }
+
+    /// The runner did not keep its contract.
+    pub(super) fn misbehaved(message: &str) -> Self {
+        Self::job(
+            "runner_misbehaved",
+            format!("the environment's runner answered wrongly: {message}"),
+        )
+    }
+}
+
+/// Runs an operation on the environment until it is done, has failed, or the job is cancelled.
+pub(super) async fn run<F, Fut>(task: &Task, lane: Lane, effect: Effect, operation: F) -> End
+where
+    F: Fn(Client, Permit) -> Fut,
+    Fut: Future<Output = Result<End, Failure>>,
+{
+    let Some(incarnation) = task.job.incarnation.clone() else {
+        return End::outcome(Outcome::failure(
+            "environment_failed",
+            "the environment was not running when the job began",
+        ));
+    };
+    let work = repeat(task, &incarnation, lane, effect, operation);
+    match effect {
+        Effect::Changes => work.await,
+        Effect::Reads => tokio::select! {
+            end = work => end,
+            request = task.cancelled() => {
+                End::outcome(Outcome::ended(JobState::Cancelled, JobError::new(request.code, request.message)))
+            }
+        },
+    }
+}
+
+async fn repeat<F, Fut>(
+    task: &Task,
+    incarnation: &Incarnation,
+    lane: Lane,
+    effect: Effect,
+    operation: F,
+) -> End
+where
+    F: Fn(Client, Permit) -> Fut,
+    Fut: Future<Output = Result<End, Failure>>,
+{
+    let until = task.context.clock.monotonic() + NO_CONTACT_TIME;
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+    let mut maybe_done = task.is_resumed() && effect == Effect::Changes;
+    loop {
+        let link = match reach(task, incarnation, lane, until).await {
+            Ok(link) => link,
+            Err(Unreached::Gone(reason)) => return gone(task, &reason.message, maybe_done).await,
+            Err(Unreached::TooLong(why)) => return gone(task, &why, maybe_done).await,
+        };
+        let permit = Permit {
+            job_id: task.at.job.to_string(),
+            fence: task.fence().0,
+            incarnation: incarnation.to_string(),
+        };
+        let failure = match attempt(task, &link, maybe_done, permit, &operation).await {
+            Ok(end) => return end,
+            Err(failure) => failure,
+        };
+        let status = match failure {
+            Failure::End(end) => return end,
+            Failure::Status(status) => status,
+        };
+        if let Some(end) = answered(&status) {
+            return end;
+        }
+        maybe_done |= effect == Effect::Changes;
+        task.context.links.forget(&task.job.uid, lane, &link);
+        if task.context.clock.monotonic() >= until {
+            return gone(task, status.message(), maybe_done).await;
+        }
+        backoff.wait().await;
+    }
+}
+
+async fn attempt<F, Fut>(
+    task: &Task,
+    link: &Link,
+    seal: bool,
+    permit: Permit,
+    operation: &F,
+) -> Result<End, Failure>
+where
+    F: Fn(Client, Permit) -> Fut,
+    Fut: Future<Output = Result<End, Failure>>,
+{
+    if seal {
+        let request = SealRequest {
+            job_id: task.at.job.to_string(),
+            fence: task.fence().0,
+        };
+        link.client.clone().seal(request).await?;
+    }
+    operation(link.client.clone(), permit).await
+}
+
+/// What an error of the runner means; nothing if it came from a broken connection.
+fn answered(status: &Status) -> Option<End> {
+    if let Some(error) = file_error(status) {
+        return Some(End::outcome(Outcome::failure(
+            code_of(error.code()),
+            error.message,
+        )));
+    }
+    match status.code() {
+        Code::Aborted => Some(End::Dropped),
+        _ if is_answer(status) => Some(End::outcome(Outcome::failure(
+            "file_refused",
+            status.message(),
+        ))),
+        _ => None,
+    }
+}
+
+fn file_error(status: &Status) -> Option<FileError> {
+    let details = status.details();
+    if details.is_empty() {
+        None
+    } else {
+        FileError::decode(details)
+            .ok()
+            .filter(|error| error.code != 0)
+    }
+}
+
+fn code_of(code: FileErrorCode) -> &'static str {
+    match code {
+        FileErrorCode::NotFound => "file_not_found",
+        FileErrorCode::NotADirectory => "not_a_directory",
+        FileErrorCode::IsADirectory => "is_a_directory",
+        FileErrorCode::NotARegularFile => "not_a_regular_file",
+        FileErrorCode::PermissionDenied => "permission_denied",
+        FileErrorCode::NameTooLong => "name_too_long",
+        FileErrorCode::NoSpace => "no_space",
+        FileErrorCode::DirectoryNotEmpty => "directory_not_empty",
+        FileErrorCode::TooManyLinks => "too_many_links",
+        FileErrorCode::RangeNotSatisfiable => "range_not_satisfiable",
+        FileErrorCode::ChangedWhileRead => "changed_while_read",
+        FileErrorCode::ReadOnly => "read_only",
+        FileErrorCode::InvalidPath => "invalid_path",
+        FileErrorCode::FileIo | FileErrorCode::Unspecified => "file_io",
+    }
+}
+
+/// The environment went, or cannot be reached: a change may or may not have been made, and that is said.
+async fn gone(task: &Task, why: &str, maybe_done: bool) -> End {
+    if let Some(request) = task.requested_cancel().await {
+        return End::outcome(Outcome::ended(
+            JobState::Cancelled,
+            JobError::new(request.code, request.message),
+        ));
+    }
+    if maybe_done {
+        let message = format!(
+            "the environment went away and the change may or may not have been made: {why}"
+        );
+        return End::outcome(Outcome::ended(
+            JobState::Lost,
+            JobError::new("environment_gone", message),
+        ));
+    }
+    let message = format!("the environment went away before it was done: {why}");
+    End::outcome(Outcome::failure("environment_failed", message))
+}
+
+/// A file's type in our words.
+pub(super) fn entry_type(kind: FileType) -> EntryType {
+    match kind {
+        FileType::File => EntryType::File,
+        FileType::Directory => EntryType::Directory,
+        FileType::Symlink => EntryType::Symlink,
+        FileType::OtherFile | FileType::Unspecified => EntryType::Other,
+    }
+}
+
+/// A time from the runner; the epoch where it is none.
+pub(super) fn time(nanoseconds: i64) -> jiff::Timestamp {
+    jiff::Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+}

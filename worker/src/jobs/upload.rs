@@ -1,0 +1,126 @@
+//! Writes a file: from the job itself, or streamed from what the API staged.
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use futures::stream::{self, Stream, StreamExt as _};
+use runner::MAX_FRAME_BYTES;
+use runner::proto::write_file_request::Event;
+use runner::proto::{WriteEnd, WriteFileRequest, WriteHead};
+use shared::job::{ByteContent, JobResult, Outcome};
+use shared::octets::Octets;
+use shared::ports::{BlobError, BlobStream, Lane};
+use shared::staging;
+use tokio::sync::oneshot;
+
+use crate::execute::{End, Task};
+use crate::jobs::files::{self, Effect, Failure};
+
+pub(crate) async fn run(
+    task: &Task,
+    path: &Octets,
+    mode: Option<u32>,
+    content: &ByteContent,
+) -> End {
+    let lane = match content {
+        ByteContent::Inline(_) => Lane::Control,
+        ByteContent::Staged { .. } => Lane::Bulk,
+    };
+    files::run(
+        task,
+        lane,
+        Effect::Changes,
+        |mut client, permit| async move {
+            let head = WriteHead {
+                permit: Some(permit),
+                path: path.0.clone(),
+                mode: mode.unwrap_or(0),
+            };
+            let (size, bytes) = open(task, content).await?;
+            let (broken, breakage) = oneshot::channel();
+            let request = events(head, bytes, size, broken);
+            let reply = tokio::select! {
+                // A source that breaks must end the call without its last event, so that nothing is written.
+                biased;
+                Ok(why) = breakage => return Err(Failure::job("staging_unavailable", why)),
+                reply = client.write_file(request) => reply?.into_inner(),
+            };
+            if reply.size != size || reply.sha256.len() != 32 {
+                return Err(Failure::misbehaved("it wrote something else"));
+            }
+            Ok(End::outcome(Outcome::success(JobResult::Uploaded {
+                path: Octets(reply.path),
+                size: reply.size,
+                sha256: HEXLOWER.encode(&reply.sha256),
+            })))
+        },
+    )
+    .await
+}
+
+async fn open(task: &Task, content: &ByteContent) -> Result<(u64, BlobStream), Failure> {
+    match content {
+        ByteContent::Inline(data) => {
+            let data = data.0.clone();
+            Ok((
+                data.len() as u64,
+                stream::iter((!data.is_empty()).then_some(Ok(data))).boxed(),
+            ))
+        }
+        ByteContent::Staged { size, .. } => {
+            let name = staging::part(&task.at, 0).map_err(|error| unavailable(&error))?;
+            let (info, bytes) = task
+                .context
+                .blobs
+                .get(&name)
+                .await
+                .map_err(|error| unavailable(&error))?;
+            if info.size == *size {
+                Ok((*size, bytes))
+            } else {
+                Err(Failure::job(
+                    "staging_unavailable",
+                    "the staged content is not the one that was accepted",
+                ))
+            }
+        }
+    }
+}
+
+fn unavailable(error: &BlobError) -> Failure {
+    Failure::job(
+        "staging_unavailable",
+        format!("the staged content cannot be read: {error}"),
+    )
+}
+
+/// Head, data and end. Where the source breaks the stream goes silent, so that no end is ever sent, and tells why.
+fn events(
+    head: WriteHead,
+    bytes: BlobStream,
+    size: u64,
+    broken: oneshot::Sender<String>,
+) -> impl Stream<Item = WriteFileRequest> + Send + 'static {
+    let event = |event| WriteFileRequest { event: Some(event) };
+    let data = stream::unfold(
+        (bytes, Bytes::new(), Some(broken)),
+        move |(mut bytes, mut rest, mut broken)| async move {
+            while rest.is_empty() {
+                match bytes.next().await? {
+                    Ok(more) => rest = more,
+                    Err(error) => {
+                        if let Some(broken) = broken.take() {
+                            let _ = broken.send(error.to_string());
+                        }
+                        std::future::pending::<()>().await;
+                    }
+                }
+            }
+            let frame = rest.split_to(rest.len().min(MAX_FRAME_BYTES));
+            Some((event(Event::Data(frame)), (bytes, rest, broken)))
+        },
+    );
+    let end = move |event: Event| WriteFileRequest { event: Some(event) };
+    stream::iter([end(Event::Head(head))])
+        .chain(data)
+        .chain(stream::iter([end(Event::End(WriteEnd { size }))]))
+}

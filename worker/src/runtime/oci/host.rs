@@ -13,36 +13,29 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::process::Signal;
 use shared::clock::Clock;
 use shared::environment::{Egress, EnvironmentSpec, Reason};
 use shared::ids::{EnvironmentUid, InstanceId};
 use shared::ports::{Placement, RuntimeError, Sight, Started};
 
-use super::cgroup::{Cgroups, Delegated};
-use super::fault::{failed, unavailable};
-use super::launch::{Launch, STAGE, launch};
-use super::layout::{Home, Layout};
+use super::cgroup::Cgroups;
+use super::container::ask_to_end;
+use super::fault::unavailable;
+use super::files;
+use super::layout::Layout;
+use super::life::make_folders;
 use super::lock::Lock;
 use super::process::FirstProcess;
 use super::program::Program;
 use super::ranges::Ranges;
 use super::record::Record;
-use super::remove::remove_tree;
 use super::settings::OciSettings;
 use super::skeleton::Skeleton;
-use super::spec::{Container, LISTEN_FD, USER};
-use super::{files, socket};
 
-/// How long a killed PID 1 may take to be gone with all its processes.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often PID 1 is asked to end.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// The only image there is here.
 const HOST_IMAGE: &str = "host";
 
@@ -52,9 +45,9 @@ pub(super) struct Host {
     pub(super) program: Program,
     pub(super) cgroups: Cgroups,
     pub(super) clock: Arc<dyn Clock>,
-    ranges: Ranges,
-    skeleton: Skeleton,
-    runner: PathBuf,
+    pub(super) ranges: Ranges,
+    pub(super) skeleton: Skeleton,
+    pub(super) runner: PathBuf,
 }
 
 impl Host {
@@ -198,181 +191,6 @@ impl Host {
                 .map_err(unavailable("the environment's lock cannot be removed"))?;
         }
         done
-    }
-
-    /// Makes the folder of a new life: all of it or nothing.
-    fn make(&self, placement: &Placement) -> Result<Record, RuntimeError> {
-        let (home, making) = (
-            self.layout.home(&placement.uid),
-            self.layout.making(&placement.uid),
-        );
-        if fs::symlink_metadata(home.folder()).is_ok() {
-            return Err(failed(
-                "uid_taken",
-                format!("{} is not of this instance", placement.uid),
-            ));
-        }
-        let made = (|| {
-            remove_tree(making.folder())?;
-            let record = Record {
-                instance: self.layout.instance().clone(),
-                tenant: placement.tenant.clone(),
-                environment: placement.environment.clone(),
-                uid: placement.uid.clone(),
-                first_host_id: self.ranges.take(&placement.uid)?,
-                created_at: self.clock.now(),
-            };
-            files::folder(making.folder(), 0o700)?;
-            make_folders(&making, &record)?;
-            record.write(&making)?;
-            fs::rename(making.folder(), home.folder())?;
-            Ok(record)
-        })();
-        made.map_err(unavailable::<io::Error>(
-            "the environment's folder cannot be made",
-        ))
-    }
-
-    /// Starts the container, unless it is alive and was not asked to end by a stop that did not come to its own end.
-    fn run(
-        &self,
-        placement: &Placement,
-        record: &Record,
-        lock: &Lock,
-    ) -> Result<Started, RuntimeError> {
-        let started = Started {
-            container: Layout::container(&placement.uid),
-            limits_not_enforced: vec!["storage".to_owned()],
-        };
-        let ending = self.layout.home(&placement.uid).ending().exists();
-        if !ending && self.first(&placement.uid)?.is_some() {
-            return Ok(started);
-        }
-        self.clear(&placement.uid)?;
-        let prepared = self
-            .prepare(placement, record, lock)
-            .map_err(unavailable("the container cannot be prepared"))?;
-        if let Err(error) = launch(&self.program, prepared) {
-            self.clear(&placement.uid)?;
-            return Err(error);
-        }
-        Ok(started)
-    }
-
-    /// Makes all that the OCI runtime needs to start the container.
-    fn prepare(&self, placement: &Placement, record: &Record, lock: &Lock) -> io::Result<Launch> {
-        let home = self.layout.home(&placement.uid);
-        let cgroup = self.layout.cgroup(&placement.uid);
-        let Delegated { unified, memory } = self.cgroups.delegate(&cgroup, record.first_host_id)?;
-        let mut inherited = vec![socket::listen(home.folder())?];
-        let mut inherit = |descriptor: Option<_>| {
-            let number = (LISTEN_FD..).nth(inherited.len());
-            inherited.push(descriptor?);
-            number
-        };
-        let (cgroup_fd, memory_fd) = (inherit(unified), inherit(memory));
-        let config = Container {
-            record,
-            resources: &placement.spec.resources,
-            skeleton: &self.skeleton,
-            root: STAGE.as_ref(),
-            runner: &self.runner,
-            volume: &home.volume(),
-            state: &home.runner_state(),
-            cgroup: &cgroup,
-            cgroup_fd,
-            memory_fd,
-        };
-        let config = serde_json::to_vec(&config.config())?;
-        fs::write(home.bundle().join("config.json"), config)?;
-        Ok(Launch {
-            container: Layout::container(&placement.uid),
-            bundle: home.bundle(),
-            pid_file: home.pid_file(),
-            log: home.log(),
-            root: self.skeleton.root.clone(),
-            inherited,
-            lock: lock.share()?,
-        })
-    }
-
-    /// Kills PID 1, and returns when it is gone with all its processes.
-    fn end(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-        let Some(first) = self.first(uid)? else {
-            return Ok(());
-        };
-        let ended = first
-            .signal(Signal::KILL)
-            .and_then(|()| first.wait(Some(PATIENCE)))
-            .map_err(unavailable("PID 1 cannot be killed"))?;
-        if ended {
-            Ok(())
-        } else {
-            Err(RuntimeError::Unavailable(
-                "PID 1 was killed but has not ended yet".to_owned(),
-            ))
-        }
-    }
-
-    fn clear_own(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-        match self.own(uid)? {
-            Some(_) => self.clear(uid),
-            None => Ok(()),
-        }
-    }
-
-    /// Ends the container and removes all of it but the life's folder.
-    fn clear(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-        self.end(uid)?;
-        let home = self.layout.home(uid);
-        self.program
-            .delete(&Layout::container(uid))
-            .and_then(|()| self.cgroups.remove(&self.layout.cgroup(uid)))
-            .and_then(|()| files::absent(fs::remove_file(home.pid_file())))
-            .and_then(|()| files::absent(fs::remove_file(home.ending())))
-            .and_then(|()| socket::remove(home.folder()))
-            .map_err(unavailable("the container cannot be removed"))
-    }
-
-    /// Removes the life's folder, or what earlier attempts have left of it, and gives its uids back.
-    fn discard(&self, uid: &EnvironmentUid) -> io::Result<()> {
-        let deleting = self.layout.deleting(uid);
-        remove_tree(&deleting)?;
-        if matches!(self.own(uid), Ok(Some(_))) {
-            fs::rename(self.layout.home(uid).folder(), &deleting)?;
-        }
-        remove_tree(&deleting)?;
-        remove_tree(self.layout.making(uid).folder())?;
-        self.ranges.give_back(uid)
-    }
-}
-
-/// The folders of a life, where they are not there.
-fn make_folders(home: &Home, record: &Record) -> io::Result<()> {
-    let user = record.first_host_id + USER;
-    for (folder, mode, owner) in [
-        (home.volume(), 0o750, Some(user)),
-        (home.runner_state(), 0o700, Some(record.first_host_id)),
-        (home.bundle(), 0o700, None),
-    ] {
-        if !folder.is_dir() {
-            files::folder(&folder, mode)?;
-            chown(&folder, owner, owner)?;
-        }
-    }
-    Ok(())
-}
-
-/// Asks PID 1 to end, and waits until it has or the grace is over. It is asked again and again, since the kernel drops a
-/// TERM that comes before a PID 1 has said what it does about it.
-fn ask_to_end(first: &FirstProcess, grace: Duration) -> io::Result<()> {
-    let begun = Instant::now();
-    loop {
-        first.signal(Signal::TERM)?;
-        let left = grace.saturating_sub(begun.elapsed());
-        if first.wait(Some(left.min(ASK_AGAIN)))? || left.is_zero() {
-            return Ok(());
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!  OciRuntime (async, the port)
 //!    └─ Host (blocking)          create, start, stop, delete, kill, inspect: see host.rs
+//!         ├─ life, container                  the folder and the container of one life
 //!         ├─ layout, record, lock, ranges     what is where, whose it is, one at a time, which host uids
 //!         ├─ skeleton, spec, seccomp          the image `host`, config.json, the system calls
 //!         ├─ cgroup, launch, program          limits, the start of a container, the OCI runtime's program
@@ -17,12 +18,15 @@
 //!   capabilities (SETUID, SETGID, KILL), commands have none, and what the kernel offers them is a short list
 //!   (`spec.rs`, `seccomp.rs`, explained in `docs/security.md`).
 
+mod accounts;
 mod cgroup;
+mod container;
 mod fault;
 mod files;
 mod host;
 mod launch;
 mod layout;
+mod life;
 mod list;
 mod lock;
 mod process;

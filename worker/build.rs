@@ -1,8 +1,9 @@
 //! Builds the runner, the static program that becomes PID 1 of every environment, so that it can be embedded.
 //!
-//! The nested cargo gets a target folder of its own under `OUT_DIR` (with the outer one it would wait for ever for the
-//! lock that the outer cargo holds) and none of the outer build's variables (the flags and wrappers of a clippy or
-//! coverage run would make another program). `EM_RUNNER_BIN` names a finished program to embed instead.
+//! The nested cargo gets a target folder of its own (with the outer one it would wait for ever for the lock that the
+//! outer cargo holds), beside `OUT_DIR`, so that check, clippy and test build the runner once. It gets none of the outer
+//! build's variables (the flags and wrappers of a clippy or coverage run would make another program). `EM_RUNNER_BIN`
+//! names a finished program to embed instead.
 
 use std::env;
 use std::error::Error;
@@ -73,7 +74,8 @@ fn build() -> Result<PathBuf, Box<dyn Error>> {
         println!("cargo::rerun-if-changed={}", root.join(source).display());
     }
     let target = env::var("TARGET")?;
-    let folder = Path::new(&env::var("OUT_DIR")?).join("runner");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let folder = out.ancestors().nth(2).unwrap_or(&out).join("em-runner");
     let mut cargo = Command::new(env::var("CARGO")?);
     cargo
         .current_dir(&root)
@@ -94,5 +96,8 @@ fn build() -> Result<PathBuf, Box<dyn Error>> {
     if !status.success() {
         return Err(format!("the runner could not be built ({status}): {cargo:?}").into());
     }
-    Ok(folder.join(target).join("embedded/em-runner"))
+    // Another run of this script may build another runner there.
+    let program = out.join("em-runner");
+    std::fs::copy(folder.join(target).join("embedded/em-runner"), &program)?;
+    Ok(program)
 }

@@ -2,10 +2,6 @@
 //!
 //! `runtime_holder FOLDER INSTANCE UID create` creates it, says `created`, and waits. With `cycle` it says `ready`, then
 //! creates, stops, starts and deletes it for ever, and says `round` after each time.
-#![allow(
-    clippy::print_stdout,
-    reason = "the test that starts it reads what it says"
-)]
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -102,10 +102,8 @@ impl Bench {
             "{mounts}"
         );
         for instance in [&self.instance, &self.foreign] {
-            assert_eq!(
-                cgroup_folders(&|name| name.contains(instance.as_str())),
-                Vec::<PathBuf>::new()
-            );
+            let cgroups = cgroup_folders(&|name| name.contains(instance.as_str()));
+            assert!(cgroups.is_empty(), "{cgroups:?}");
         }
     }
 }

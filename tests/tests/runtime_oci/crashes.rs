@@ -77,6 +77,22 @@ async fn an_environment_outlives_its_worker_and_is_adopted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pid_1_that_was_asked_to_end_is_not_kept() {
+    let bench = Bench::new();
+    let given = bench.given();
+    let lodging = given.environment().await;
+    let mut session = lodging.session().await;
+    session.run("echo kept > file; sync").await.text();
+    // The worker that stopped it was killed right after it had asked.
+    std::fs::write(bench.home(lodging.uid()).join("bundle/ending"), "").expect("written");
+    let pid = nix::unistd::Pid::from_raw(bench.pid(lodging.uid()));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("asked");
+    lodging.create().await;
+    assert_ne!(lodging.session().await.incarnation, session.incarnation);
+    assert_eq!(lodging.run("cat file").await.text(), "kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_may_be_killed_at_any_moment() {
     let bench = Bench::new();
     for moment in 0..24_u64 {

@@ -123,7 +123,9 @@ impl Host {
                 return Ok(());
             }
             if let Some(first) = self.first(uid)? {
-                ask_to_end(&first, grace).map_err(unavailable("PID 1 cannot be stopped"))?;
+                fs::write(self.layout.home(uid).ending(), "")
+                    .and_then(|()| ask_to_end(&first, grace))
+                    .map_err(unavailable("PID 1 cannot be stopped"))?;
             }
             self.clear(uid)
         })
@@ -156,7 +158,8 @@ impl Host {
             return Ok(Sight::Alive);
         }
         // A container that was ended on purpose has been forgotten; this one has not.
-        let ended_by_itself = self.layout.home(uid).pid_file().exists();
+        let home = self.layout.home(uid);
+        let ended_by_itself = home.pid_file().exists() && !home.ending().exists();
         let reason = ended_by_itself.then(|| {
             if self.cgroups.out_of_memory_kills(&self.layout.cgroup(uid)) > 0 {
                 Reason::new("oom_killed", "the environment ran out of memory")
@@ -230,7 +233,7 @@ impl Host {
         ))
     }
 
-    /// Starts the container, unless it is alive.
+    /// Starts the container, unless it is alive and was not asked to end by a stop that did not come to its own end.
     fn run(
         &self,
         placement: &Placement,
@@ -241,7 +244,8 @@ impl Host {
             container: Layout::container(&placement.uid),
             limits_not_enforced: vec!["storage".to_owned()],
         };
-        if self.first(&placement.uid)?.is_some() {
+        let ending = self.layout.home(&placement.uid).ending().exists();
+        if !ending && self.first(&placement.uid)?.is_some() {
             return Ok(started);
         }
         self.clear(&placement.uid)?;
@@ -325,6 +329,7 @@ impl Host {
             .delete(&Layout::container(uid))
             .and_then(|()| self.cgroups.remove(&self.layout.cgroup(uid)))
             .and_then(|()| files::absent(fs::remove_file(home.pid_file())))
+            .and_then(|()| files::absent(fs::remove_file(home.ending())))
             .and_then(|()| socket::remove(home.folder()))
             .map_err(unavailable("the container cannot be removed"))
     }

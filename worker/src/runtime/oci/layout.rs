@@ -8,7 +8,9 @@
 //!     environment.json                 whose it is
 //!     volume/                          /app
 //!     runner/                          /.em/state
-//!     bundle/config.json               what the OCI runtime is told; beside it pid, made by the OCI runtime
+//!     bundle/config.json               what the OCI runtime is told
+//!     bundle/pid                       made by the OCI runtime when PID 1 runs
+//!     bundle/ending                    there once PID 1 was asked to end
 //!     runner.sock                      where PID 1 listens
 //!     runner.log                       what PID 1 and the OCI runtime said since the last start
 //!   .making-INSTANCE-UID/              a life that is being made: removed and begun anew
@@ -155,6 +157,11 @@ impl Home {
 
     pub(super) fn pid_file(&self) -> PathBuf {
         self.bundle().join("pid")
+    }
+
+    /// There while PID 1 has been asked to end: then it is not worth keeping.
+    pub(super) fn ending(&self) -> PathBuf {
+        self.bundle().join("ending")
     }
 
     pub(super) fn log(&self) -> PathBuf {

@@ -57,6 +57,13 @@ impl Host {
                     .to_owned(),
             ));
         }
+        let namespaces = fs::read_to_string("/proc/sys/user/max_user_namespaces");
+        if !namespaces.is_ok_and(|most| most.trim() != "0") {
+            return Err(RuntimeError::Unavailable(
+                "user namespaces are switched off: sysctl -w user.max_user_namespaces=10000"
+                    .to_owned(),
+            ));
+        }
         let binary = self.program.binary().display();
         self.program.version().map_err(|error| {
             RuntimeError::Unavailable(if error.kind() == io::ErrorKind::NotFound {

@@ -1,5 +1,11 @@
 //! The program's command line as a person meets it: answers on standard output, failures as single lines on standard
 //! error with exit code 1, wrong command lines with 2.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "everything here is a part of tests: what is wrong shall end them"
+)]
 
 use std::process::{Command, Output};
 

@@ -1,6 +1,12 @@
 //! `serve` as a process: its lock, its socket, its key, and how signals end it.
 //!
 //! It runs without a worker (`worker.concurrency` 0), so that no test here starts an environment.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "everything here is a part of tests: what is wrong shall end them"
+)]
 
 use std::fs;
 use std::io::{Read, Write};

@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use crate::args::{Listen, Settings};
 use crate::files::{Files, Identity, IdentityPool};
 use crate::ids::Incarnation;
-use crate::jobs::{Cgroups, Jobs, Launcher, tree};
+use crate::jobs::{Cgroups, Jobs, Launcher, Spare, tree};
 use crate::{reap, service, socket, sys};
 
 /// Between TERM and KILL for all jobs when PID 1 itself is told to end.
@@ -66,6 +66,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
         volume: settings.volume.clone(),
         open_files,
         cgroups,
+        spare: Spare::default(),
     };
     let incarnation = step("random bytes", Incarnation::random())?;
     let jobs = Arc::new(step(

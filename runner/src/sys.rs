@@ -37,8 +37,23 @@ pub(crate) fn close_all_on_exec() -> io::Result<()> {
     if result == 0 {
         Ok(())
     } else {
-        Err(io::Error::last_os_error())
+        close_each_on_exec()
     }
+}
+
+/// The same for kernels before 5.11 and for sandboxes that do not know the call.
+fn close_each_on_exec() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let number = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<RawFd>().ok());
+        if let Some(number) = number.filter(|number| *number > 2) {
+            // SAFETY: F_SETFD reads no memory; a number that was closed meanwhile is an error that means nothing here.
+            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
 }
 
 /// Ignores the signals that writing to a closed pipe or past a file size limit would end the process with.
@@ -105,5 +120,26 @@ pub(crate) fn send_signal(pid: i32, signal: i32) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn descriptors_are_marked_one_by_one_where_they_cannot_be_marked_at_once() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
+        close_each_on_exec().unwrap();
+        assert!(
+            rustix::io::fcntl_getfd(&file)
+                .unwrap()
+                .contains(rustix::io::FdFlags::CLOEXEC)
+        );
+        assert!(adopt_fd(2).is_err());
+        assert!(adopt_fd(file.as_raw_fd() + 1000).is_err());
     }
 }

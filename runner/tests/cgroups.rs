@@ -8,7 +8,9 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Runner, init_arguments, new_home, processes_with, program, user, wait_for};
+use common::{
+    Runner, init_arguments, new_home, processes_with, program, supervisor_of, user, wait_for,
+};
 use runner::proto::job_record::Exit;
 use runner::proto::{Cause, StartRequest};
 
@@ -149,23 +151,6 @@ async fn a_lost_supervisor_takes_even_the_detached_with_it() {
     if trees.is_some() {
         assert_eq!(processes_with("300.63"), [0; 0]);
     }
-}
-
-/// The supervisor that has a command below it.
-fn supervisor_of(runner: u32) -> nix::unistd::Pid {
-    let children = |pid: i32| -> Vec<i32> {
-        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        let lists = threads.map(|thread| {
-            std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap()
-        });
-        lists
-            .collect::<String>()
-            .split_whitespace()
-            .map(|pid| pid.parse().unwrap())
-            .collect()
-    };
-    let mut supervisors = children(runner.cast_signed()).into_iter();
-    nix::unistd::Pid::from_raw(supervisors.find(|pid| !children(*pid).is_empty()).unwrap())
 }
 
 #[tokio::test]

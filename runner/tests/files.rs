@@ -477,9 +477,13 @@ async fn a_hundred_thousand_entries_come_in_pages() {
     let mut runner = Runner::start().await;
     let folder = runner.volume().join("many");
     std::fs::create_dir(&folder).unwrap();
-    for number in 0..100_000 {
-        std::fs::File::create(folder.join(format!("entry-{number}"))).unwrap();
-    }
+    let inside = folder.clone();
+    let making = tokio::task::spawn_blocking(move || {
+        for number in 0..100_000 {
+            std::fs::File::create(inside.join(format!("entry-{number}"))).unwrap();
+        }
+    });
+    making.await.unwrap();
     let entries = runner.list_all(b"many", 1, 10_000).await;
     assert_eq!(entries.len(), 100_000);
     assert!(entries.iter().all(|entry| entry.r#type() == FileType::File));

@@ -6,7 +6,9 @@ mod common;
 
 use std::process::Command;
 
-use common::{Runner, code, init_arguments, new_home, processes_with, program, wait_for};
+use common::{
+    Runner, code, init_arguments, new_home, processes_with, program, supervisor_of, wait_for,
+};
 use runner::proto::job_record::Exit;
 use runner::proto::{Cause, JobPhase, SignalRequest, StartRequest};
 use tonic::Code;
@@ -229,16 +231,8 @@ async fn a_job_whose_supervisor_is_killed_says_so() {
     let mut runner = Runner::start().await;
     let request = runner.shell("job", "echo up; sleep 300.77");
     started(&mut runner, request, "77", 1).await;
-    // Each thread has the children that it started.
-    let threads = std::fs::read_dir(format!("/proc/{}/task", runner.child.id())).unwrap();
-    let children = threads
-        .map(|thread| std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap());
-    let supervisor: i32 = children.collect::<String>().trim().parse().unwrap();
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(supervisor),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .unwrap();
+    let supervisor = supervisor_of(runner.child.id());
+    nix::sys::signal::kill(supervisor, nix::sys::signal::Signal::SIGKILL).unwrap();
     let finished = runner.finish("job").await;
     assert_eq!(
         (finished.record.cause(), finished.record.exit),

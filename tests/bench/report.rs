@@ -64,7 +64,6 @@ impl Target {
 #[derive(Default)]
 pub struct Report {
     rows: Vec<String>,
-    notes: Vec<String>,
 }
 
 impl Report {
@@ -99,12 +98,6 @@ impl Report {
         );
     }
 
-    /// A sentence below the table.
-    pub fn note(&mut self, text: String) {
-        println!("{text}");
-        self.notes.push(text);
-    }
-
     fn row(&mut self, what: &str, value: &str, target: &str, met: bool, detail: &str) {
         let verdict = if met { "met" } else { "**missed**" };
         let row = format!("| {what} | {value} | {target} | {verdict} | {detail} |");
@@ -121,10 +114,6 @@ impl Report {
         );
         for row in &self.rows {
             let _ = writeln!(page, "{row}");
-        }
-        page.push('\n');
-        for note in &self.notes {
-            let _ = writeln!(page, "- {note}");
         }
         page
     }

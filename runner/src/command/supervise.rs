@@ -29,7 +29,9 @@ pub(crate) fn run() -> io::Result<()> {
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
     )?;
     let control = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?);
-    let (spec, fds) = receive_spec(&control)?;
+    let Some((spec, fds)) = receive_spec(&control)? else {
+        return Ok(());
+    };
     match sys::fork_single_threaded() {
         Ok(Forked::Child) => become_command(&spec, fds, &control),
         Ok(Forked::Parent(main)) => {

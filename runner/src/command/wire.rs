@@ -159,8 +159,8 @@ pub(crate) fn send_spec(
     control.write_all(&body)
 }
 
-/// Receives a spec with its descriptors, which are close-on-exec.
-pub(crate) fn receive_spec(mut control: &UnixStream) -> io::Result<(Spec, Vec<OwnedFd>)> {
+/// Receives a spec with its descriptors, which are close-on-exec. `None`: PID 1 died before it had a job to give.
+pub(crate) fn receive_spec(mut control: &UnixStream) -> io::Result<Option<(Spec, Vec<OwnedFd>)>> {
     let mut length = [0_u8; 4];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -170,6 +170,9 @@ pub(crate) fn receive_spec(mut control: &UnixStream) -> io::Result<(Spec, Vec<Ow
         &mut ancillary,
         RecvFlags::CMSG_CLOEXEC,
     )?;
+    if received.bytes == 0 {
+        return Ok(None);
+    }
     control.read_exact(length.get_mut(received.bytes..).unwrap_or_default())?;
     let mut fds = Vec::with_capacity(MAX_FDS);
     for message in ancillary.drain() {
@@ -179,7 +182,7 @@ pub(crate) fn receive_spec(mut control: &UnixStream) -> io::Result<(Spec, Vec<Ow
     }
     let mut body = vec![0; usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX)];
     control.read_exact(&mut body)?;
-    Ok((Spec::decode(&*body).map_err(io::Error::other)?, fds))
+    Ok(Some((Spec::decode(&*body).map_err(io::Error::other)?, fds)))
 }
 
 #[cfg(test)]
@@ -220,7 +223,7 @@ mod tests {
             let null = std::fs::File::open("/dev/null").unwrap();
             send_spec(&ours, &sent, &[null.as_fd(); MAX_FDS]).unwrap();
         });
-        let (received, fds) = receive_spec(&theirs).unwrap();
+        let (received, fds) = receive_spec(&theirs).unwrap().unwrap();
         sender.join().unwrap();
         assert_eq!((received, fds.len()), (spec, MAX_FDS));
         for fd in &fds {

@@ -21,8 +21,9 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep_until;
 
 use super::cgroup::JobCgroups;
+use super::failure::{Subject, describe, start_error};
 use super::job::{Fate, Job, Request};
-use super::launch::{Launched, Launcher, Subject, describe, start_error};
+use super::launch::{Launched, Launcher};
 use super::pump::{self, Discarder};
 use super::tree::{self, PATIENCE, Pid};
 use crate::command::wire::{Event, RELEASE};

@@ -8,10 +8,12 @@
 mod attach;
 mod cgroup;
 mod driver;
+mod failure;
 mod job;
 mod launch;
 mod ledger;
 mod log;
+mod plan;
 mod pump;
 mod record;
 mod stdin;
@@ -30,11 +32,13 @@ use tokio::task::spawn_blocking;
 pub(crate) use self::attach::attach;
 pub(crate) use self::cgroup::Cgroups;
 use self::driver::Course;
+use self::failure::{Subject, start_error};
 use self::job::{Beginning, Job, Request};
-pub(crate) use self::launch::Launcher;
-use self::launch::{Launched, Plan, Subject, start_error};
+use self::launch::Launched;
+pub(crate) use self::launch::{Launcher, Spare};
 use self::ledger::{Fact, Ledger};
 pub(crate) use self::log::LogError;
+use self::plan::Plan;
 use self::pump::Discarder;
 use self::record::Folder;
 use self::stdin::Stdin;
@@ -232,6 +236,8 @@ impl Jobs {
         });
         // The driver waits for this, unless the runtime is going down.
         let _ = launched.send(outcome);
+        // At once, measured: while the command runs there is a processor free for it more often than later.
+        self.launcher.prepare();
     }
 
     /// Raises the floor of an id and tells what became of it.

@@ -104,7 +104,7 @@ impl Bench {
         for instance in [&self.instance, &self.foreign] {
             assert_eq!(
                 cgroup_folders(&|name| name.contains(instance.as_str())),
-                [PathBuf::new(); 0]
+                Vec::<PathBuf>::new()
             );
         }
     }

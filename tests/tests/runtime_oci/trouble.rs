@@ -41,7 +41,7 @@ async fn a_missing_runtime_is_named_with_its_remedy() {
         matches!(made, Err(RuntimeError::Unavailable(_))),
         "{made:?}"
     );
-    assert_eq!(bench.cgroups(lodging.uid()), [PathBuf::new(); 0]);
+    assert_eq!(bench.cgroups(lodging.uid()), Vec::<PathBuf>::new());
     // With the runtime there it goes on from where it was.
     let lodging = tests::conformance::runtime::given::Lodging {
         runtime: Arc::new(bench.open()),

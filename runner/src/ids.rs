@@ -45,10 +45,6 @@ impl JobId {
             Err(IdError::Job)
         }
     }
-
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 impl fmt::Display for JobId {
@@ -118,7 +114,7 @@ mod tests {
             "0198f7c0-0000-7000-8000-000000000000",
             &"x".repeat(64),
         ] {
-            assert_eq!(JobId::new(good).unwrap().as_str(), good);
+            assert_eq!(JobId::new(good).unwrap().to_string(), good);
         }
         for bad in [
             "",

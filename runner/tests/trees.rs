@@ -80,9 +80,9 @@ async fn a_tree_that_obeys_ends_within_its_grace() {
     let script = "trap 'echo bye; exit 5' TERM; echo up; sleep 300.73 & wait";
     let request = runner.shell("job", script);
     started(&mut runner, request, "73", 1).await;
-    // It is up once it has said so: its own command line names the sleep too.
-    let log = runner.state().join("jobs/job.out");
-    wait_for("output", || std::fs::metadata(&log).ok()).await;
+    // The shell's own command line names the sleep too, and what it forks misses a signal until it has become that.
+    let up = || processes_with("sleep\x00300.73").len() == 1;
+    wait_for("the sleep", || up().then_some(())).await;
     let record = runner.kill("job", 3_600_000).await;
     assert_eq!(
         (record.cause(), record.exit),

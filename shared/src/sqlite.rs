@@ -7,7 +7,7 @@
 //!
 //! Invariants: a commit that returned is on the disk; no transaction is open while anything is waited for; what a commit
 //! changes is decided by the domain, here it is only kept. A record is its JSON; the columns beside it are what it is
-//! found by ([`rows`]). The file has one owner process ([`crate::data_dir`]), so that every other owner of a lease is
+//! found by (`rows`). The file has one owner process ([`crate::data_dir`]), so that every other owner of a lease is
 //! gone when it is opened.
 
 use std::path::Path;

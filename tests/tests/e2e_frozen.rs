@@ -75,7 +75,8 @@ impl Frozen {
 }
 
 async fn frozen(program: &Program) {
-    wait_until("the worker is frozen", async || is_stopped(program.pid())).await;
+    let what = "the worker is frozen (the program needs its feature `failpoints` for that)";
+    wait_until(what, async || is_stopped(program.pid())).await;
 }
 
 async fn only_exec(client: &Client) -> String {

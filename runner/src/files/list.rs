@@ -75,13 +75,16 @@ impl Page<'_> {
     ) -> Result<(Vec<Vec<u8>>, bool), Fault> {
         // Each entry has at most two keys; one more entry shows that there are more.
         let most = (self.limit.saturating_sub(self.entries.len()) + 1) * 2;
-        let mut smallest = BinaryHeap::new();
+        let mut smallest: BinaryHeap<Vec<u8>> = BinaryHeap::new();
         let mut cut = false;
         let mut keep = |key: Vec<u8>| {
-            smallest.push(key);
-            if smallest.len() > most {
-                smallest.pop();
+            if smallest.len() < most {
+                smallest.push(key);
+            } else {
                 cut = true;
+                if let Some(mut largest) = smallest.peek_mut().filter(|largest| key < **largest) {
+                    *largest = key;
+                }
             }
         };
         for entry in Dir::read_from(folder)? {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::journal::{Fact, Folder, Journal, StoredJob};
 use super::log::{Budget, Log};
-use super::record::{Folder, StoredJob};
 use super::stdin::Stdin;
 use crate::clock;
 use crate::ids::{Fence, JobId};
@@ -62,9 +62,13 @@ pub(crate) struct Job {
     pub(crate) stdin: Stdin,
     progress: watch::Sender<Progress>,
     requests: mpsc::Sender<Request>,
-    folder: Folder,
-    /// Held while the record is written, so that an older one does not replace a newer one.
-    writing: Mutex<()>,
+    journal: Arc<Mutex<Journal>>,
+}
+
+/// Where jobs are kept.
+pub(crate) struct Disk {
+    pub(crate) folder: Folder,
+    pub(crate) journal: Arc<Mutex<Journal>>,
 }
 
 /// What a start makes a job of.
@@ -78,10 +82,7 @@ pub(crate) struct Beginning<'a> {
 
 impl Job {
     /// A job that is about to start, and the requests that its driver must serve.
-    pub(crate) fn new(
-        beginning: Beginning<'_>,
-        folder: &Folder,
-    ) -> (Self, mpsc::Receiver<Request>) {
+    pub(crate) fn new(beginning: Beginning<'_>, disk: &Disk) -> (Self, mpsc::Receiver<Request>) {
         let (requests, served) = mpsc::channel(16);
         let Beginning {
             id,
@@ -91,8 +92,8 @@ impl Job {
             stdin,
         } = beginning;
         let job = Self {
-            stdout: Arc::new(Log::new(folder.log(&id, "out"))),
-            stderr: Arc::new(Log::new(folder.log(&id, "err"))),
+            stdout: Arc::new(Log::new(disk.folder.log(&id, "out"))),
+            stderr: Arc::new(Log::new(disk.folder.log(&id, "err"))),
             id,
             fence,
             incarnation: incarnation.to_owned(),
@@ -102,14 +103,13 @@ impl Job {
             stdin,
             progress: watch::Sender::new(Progress::default()),
             requests,
-            folder: folder.clone(),
-            writing: Mutex::new(()),
+            journal: Arc::clone(&disk.journal),
         };
         (job, served)
     }
 
     /// A job of an earlier incarnation. What ran then has ended with it.
-    pub(crate) fn recovered(id: JobId, stored: Option<StoredJob>, folder: &Folder) -> Self {
+    pub(crate) fn recovered(id: JobId, stored: Option<StoredJob>, disk: &Disk) -> Self {
         let stored = stored.unwrap_or_default();
         let record = stored.record.unwrap_or_default();
         let ended = record.phase() == JobPhase::Ended;
@@ -127,7 +127,7 @@ impl Job {
         };
         let log = |kind, counts: Option<StreamCounts>, released| {
             Arc::new(Log::recovered(
-                folder.log(&id, kind),
+                disk.folder.log(&id, kind),
                 counts.filter(|_| ended),
                 released,
             ))
@@ -147,8 +147,7 @@ impl Job {
                 fate: Some(Arc::new(fate)),
             }),
             requests: mpsc::channel(1).0,
-            folder: folder.clone(),
-            writing: Mutex::new(()),
+            journal: Arc::clone(&disk.journal),
         }
     }
 
@@ -203,13 +202,22 @@ impl Job {
     }
 
     fn write_record_with(&self, fate: Option<&Fate>) -> std::io::Result<()> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let stored = StoredJob {
+        // The record is made under the lock, so that an older one does not come after a newer one.
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        journal.append(&Fact::record(&self.id, self.stored_with(fate)))
+    }
+
+    /// What a journal that is written anew must hold of this job.
+    pub(crate) fn stored(&self) -> StoredJob {
+        self.stored_with(self.fate().as_deref())
+    }
+
+    fn stored_with(&self, fate: Option<&Fate>) -> StoredJob {
+        StoredJob {
             record: Some(self.record_with(fate)),
             stdout_released: self.stdout.released(),
             stderr_released: self.stderr.released(),
-        };
-        self.folder.write(&self.id, &stored)
+        }
     }
 
     /// Ends the job: no output comes any more. The record is on disk (unless that is full) before anybody learns of
@@ -235,10 +243,8 @@ impl Job {
         self.write_record()
     }
 
-    /// Deletes record and output. Blocks on the disk.
+    /// Deletes the output.
     pub(crate) fn delete(&self) {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.folder.delete(&self.id);
         self.stdout.delete();
         self.stderr.delete();
     }

@@ -10,16 +10,16 @@ mod cgroup;
 mod driver;
 mod failure;
 mod job;
+mod journal;
 mod launch;
-mod ledger;
 mod log;
 mod plan;
 mod pump;
-mod record;
 mod stdin;
 mod table;
 pub(crate) mod tree;
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,14 +33,13 @@ pub(crate) use self::attach::attach;
 pub(crate) use self::cgroup::Cgroups;
 use self::driver::Course;
 use self::failure::{Subject, start_error};
-use self::job::{Beginning, Job, Request};
+use self::job::{Beginning, Disk, Job, Request};
+use self::journal::{Fact, Folder, Journal};
 use self::launch::Launched;
 pub(crate) use self::launch::{Launcher, Spare};
-use self::ledger::{Fact, Ledger};
 pub(crate) use self::log::LogError;
 use self::plan::Plan;
 use self::pump::Discarder;
-use self::record::Folder;
 use self::stdin::Stdin;
 pub(crate) use self::stdin::StdinError;
 use self::table::Table;
@@ -91,12 +90,11 @@ pub(crate) enum Sealed {
 /// All jobs of this environment.
 pub(crate) struct Jobs {
     incarnation: Incarnation,
-    folder: Folder,
+    disk: Disk,
     launcher: Arc<Launcher>,
     discarder: Arc<Discarder>,
     max_running: usize,
     table: Mutex<Table>,
-    ledger: Mutex<Ledger>,
 }
 
 impl Jobs {
@@ -110,34 +108,22 @@ impl Jobs {
         max_fds: u64,
     ) -> io::Result<Self> {
         let folder = Folder::open(state)?;
-        let (ledger, facts) = Ledger::open(state)?;
-        let mut table = Table::new(facts);
-        for (id, stored) in folder.read_all()? {
-            let was_running = stored
-                .as_ref()
-                .and_then(|stored| stored.record.as_ref())
-                .map(JobRecord::phase);
-            let job = Arc::new(Job::recovered(id, stored, &folder));
-            if table.is_forgotten(&job.id) {
-                job.delete();
-                continue;
-            }
-            if was_running != Some(JobPhase::Ended) {
-                job.write_record()?;
-            }
-            table.insert(job);
-        }
+        let (journal, known) = Journal::open(state)?;
+        let disk = Disk {
+            folder,
+            journal: Arc::new(Mutex::new(journal)),
+        };
+        let table = recover(&disk, known)?;
         let for_jobs = max_fds.saturating_sub(RESERVED_FDS) / FDS_PER_JOB;
         Ok(Self {
             incarnation,
-            folder,
+            disk,
             launcher: Arc::new(launcher),
             discarder: Arc::new(Discarder::new(
                 usize::try_from(for_jobs).unwrap_or(0).min(256),
             )),
             max_running: usize::try_from(for_jobs).unwrap_or(usize::MAX).max(1),
             table: Mutex::new(table),
-            ledger: Mutex::new(ledger),
         })
     }
 
@@ -192,7 +178,7 @@ impl Jobs {
             output_limit: request.output_limit,
             stdin,
         };
-        let (job, requests) = Job::new(beginning, &self.folder);
+        let (job, requests) = Job::new(beginning, &self.disk);
         let job = Arc::new(job);
         self.table()
             .begin(self.incarnation(), &job, self.max_running)?;
@@ -208,6 +194,7 @@ impl Jobs {
                 job.end(driver::start_failed(error));
             }
         }
+        self.tidy();
         Ok(())
     }
 
@@ -242,33 +229,47 @@ impl Jobs {
 
     /// Raises the floor of an id and tells what became of it.
     pub(crate) fn seal(&self, id: &JobId, fence: Fence) -> Result<Sealed, Refusal> {
-        let mut table = self.table();
-        let rose = table.raise_floor(id, fence)?;
+        let (rose, sealed) = {
+            let mut table = self.table();
+            let rose = table.raise_floor(id, fence)?;
+            let sealed = match table.job(id) {
+                Some(job) => Sealed::Record(Box::new(job.record())),
+                None if table.is_forgotten(id) => Sealed::Tombstone,
+                None => Sealed::NeverStarted,
+            };
+            (rose, sealed)
+        };
         if rose {
-            self.note(
-                id,
-                Fact {
-                    floor: fence,
-                    forgotten: table.is_forgotten(id),
-                },
-            );
+            self.note(&Fact::floor(id, fence));
         }
-        Ok(match table.job(id) {
-            Some(job) => Sealed::Record(Box::new(job.record())),
-            None if table.is_forgotten(id) => Sealed::Tombstone,
-            None => Sealed::NeverStarted,
-        })
+        Ok(sealed)
     }
 
-    fn note(&self, id: &JobId, fact: Fact) {
-        let noted = self
-            .ledger
+    /// Writes a fact down. The lock of the table must not be held: whoever writes the journal anew takes both.
+    fn note(&self, fact: &Fact) {
+        if let Err(error) = self.journal().append(fact) {
+            // Memory holds it for this incarnation, and the next one refuses what was leased for this one.
+            eprintln!("em-runner: the journal cannot be written: {error}");
+        }
+    }
+
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        // Nothing that holds the lock panics.
+        self.disk
+            .journal
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .note(id, fact);
-        if let Err(error) = noted {
-            // Memory holds it for this incarnation, and the next one refuses what was leased for this one.
-            eprintln!("em-runner: the ledger cannot be written: {error}");
+    }
+
+    /// Writes the journal anew if it has grown large. Blocks on the disk.
+    fn tidy(&self) {
+        let mut journal = self.journal();
+        if journal.is_large() {
+            // Whatever happens meanwhile is appended after this.
+            let facts = self.table().facts();
+            if let Err(error) = journal.rewrite(&facts) {
+                eprintln!("em-runner: the journal cannot be written anew: {error}");
+            }
         }
     }
 
@@ -288,13 +289,7 @@ impl Jobs {
     /// Leaves a tombstone of an id that was used for a mutation of files.
     pub(crate) fn bury(&self, id: &JobId) {
         let floor = self.table().forget(id, Fence::LOWEST);
-        self.note(
-            id,
-            Fact {
-                floor,
-                forgotten: true,
-            },
-        );
+        self.note(&Fact::tombstone(id, floor));
     }
 
     /// A job to attach to.
@@ -361,7 +356,7 @@ impl Jobs {
         stderr: u64,
         forget: bool,
     ) -> Result<io::Result<()>, Refusal> {
-        let job = {
+        let (job, floor) = {
             let mut table = self.table();
             let job = match table.job(&id) {
                 Some(job) => job,
@@ -369,28 +364,22 @@ impl Jobs {
                 None if table.is_forgotten(&id) => return Ok(Ok(())),
                 None => return Err(Refusal::NotFound),
             };
-            if forget {
-                if job.fate().is_none() {
-                    return Err(Refusal::StillRunning);
-                }
-                let floor = table.forget(&id, job.fence);
-                self.note(
-                    &id,
-                    Fact {
-                        floor,
-                        forgotten: true,
-                    },
-                );
+            if forget && job.fate().is_none() {
+                return Err(Refusal::StillRunning);
             }
-            job
+            let floor = forget.then(|| table.forget(&id, job.fence));
+            (job, floor)
         };
+        let jobs = Arc::clone(self);
         let released = spawn_blocking(move || {
-            if forget {
+            if let Some(floor) = floor {
+                jobs.note(&Fact::tombstone(&id, floor));
                 job.delete();
-                Ok(())
             } else {
-                job.release(stdout, stderr)
+                job.release(stdout, stderr)?;
             }
+            jobs.tidy();
+            Ok(())
         });
         Ok(released
             .await
@@ -410,5 +399,46 @@ impl Jobs {
         for job in &jobs {
             job.ended().await;
         }
+    }
+}
+
+/// The table that the state folder tells of. What ran in an earlier incarnation has ended with it.
+fn recover(disk: &Disk, known: HashMap<JobId, Fact>) -> io::Result<Table> {
+    let mut table = Table::new();
+    for (id, mut fact) in known {
+        table.recall(id.clone(), &fact);
+        let Some(stored) = fact.stored.take().filter(|_| !fact.forgotten) else {
+            continue;
+        };
+        let had_ended = stored
+            .record
+            .as_ref()
+            .is_some_and(|record| record.phase() == JobPhase::Ended);
+        let job = Arc::new(Job::recovered(id, Some(stored), disk));
+        if !had_ended {
+            note_end(&job);
+        }
+        table.insert(job);
+    }
+    for id in disk.folder.jobs_with_logs()? {
+        if table.is_forgotten(&id) {
+            Job::recovered(id, None, disk).delete();
+        } else if table.job(&id).is_none() {
+            // Its record was lost, but it was started: that is what matters most.
+            let job = Arc::new(Job::recovered(id, None, disk));
+            note_end(&job);
+            table.insert(job);
+        }
+    }
+    Ok(table)
+}
+
+fn note_end(job: &Job) {
+    if let Err(error) = job.write_record() {
+        // The next incarnation finds the same again.
+        eprintln!(
+            "em-runner: the end of job {} cannot be recorded: {error}",
+            job.id
+        );
     }
 }

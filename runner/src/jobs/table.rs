@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::job::Job;
-use super::ledger::Fact;
+use super::journal::Fact;
 use super::{MAX_RECORDS, Refusal};
 use crate::ids::{Fence, JobId, Permit};
 
@@ -25,21 +25,31 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table of what the ledger says.
-    pub(crate) fn new(facts: HashMap<JobId, Fact>) -> Self {
-        let known = |fact: Fact| Known {
-            floor: Some(fact.floor),
-            forgotten: fact.forgotten,
-            job: None,
-        };
+    /// A table of no ids.
+    pub(crate) fn new() -> Self {
         Self {
-            ids: facts
-                .into_iter()
-                .map(|(id, fact)| (id, known(fact)))
-                .collect(),
+            ids: HashMap::new(),
             records: 0,
             closed: false,
         }
+    }
+
+    /// Takes in what the journal says of an id, apart from its record.
+    pub(crate) fn recall(&mut self, id: JobId, fact: &Fact) {
+        let known = self.ids.entry(id).or_default();
+        known.floor = Fence::new(fact.floor).ok();
+        known.forgotten = fact.forgotten;
+    }
+
+    /// All that a journal must hold.
+    pub(crate) fn facts(&self) -> Vec<Fact> {
+        let fact = |(id, known): (&JobId, &Known)| Fact {
+            job_id: id.to_string(),
+            floor: known.floor.map_or(0, Fence::get),
+            forgotten: known.forgotten,
+            stored: known.job.as_ref().map(|job| job.stored()),
+        };
+        self.ids.iter().map(fact).collect()
     }
 
     /// Whether a permit would be accepted, apart from what was started already.

@@ -4,16 +4,16 @@
 //! containers and volumes without an environment are removed after a while; ended jobs past their time are removed with
 //! what they staged. Only what carries this instance is ever seen here ([`Runtime::list`](shared::ports::Runtime::list)).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
-use shared::environment::{EnvironmentEvent, Phase, Reason};
+use shared::environment::{Environment, EnvironmentEvent, Phase, Reason};
 use shared::ids::{EnvironmentUid, JobRef};
 use shared::job::QueueLane;
 use shared::lease::Observer;
-use shared::ports::{Cutoffs, RoleHolder, RuntimeError, Sight, StoreError};
+use shared::ports::{Cutoffs, Holding, RoleHolder, RuntimeError, Sight, StoreError};
 use shared::staging::{self, STAGING_BUCKET};
 
 use crate::context::Context;
@@ -27,8 +27,8 @@ const REPUBLISH_LIMIT: usize = 500;
 /// Rounds between two removals of what is past its time.
 const ROUNDS_PER_PRUNE: u64 = 12;
 
-const ORPHAN_CONTAINER_SECONDS: u64 = 10 * 60;
-const ORPHAN_VOLUME_SECONDS: u64 = 7 * 24 * 3600;
+const ORPHAN_CONTAINER_TIME: Duration = Duration::from_mins(10);
+const ORPHAN_VOLUME_TIME: Duration = Duration::from_hours(7 * 24);
 const STAGING_SECONDS: u64 = 24 * 3600;
 const READS_KEPT: SignedDuration = SignedDuration::from_mins(10);
 const KEYS_KEPT: SignedDuration = SignedDuration::from_hours(24);
@@ -49,6 +49,8 @@ struct Sweep {
     observer: Observer,
     work: Republisher,
     lifecycle: Republisher,
+    /// What no record stands for, and since when this process has seen it so.
+    orphans: HashMap<EnvironmentUid, Instant>,
     round: u64,
 }
 
@@ -59,6 +61,7 @@ pub(crate) async fn keep(context: Arc<Context>) {
         observer: Observer::default(),
         work: Republisher::default(),
         lifecycle: Republisher::default(),
+        orphans: HashMap::new(),
         round: 0,
     };
     loop {
@@ -73,12 +76,25 @@ pub(crate) async fn keep(context: Arc<Context>) {
 }
 
 impl Sweep {
+    /// One step that fails must not keep the others from being done.
     async fn round(&mut self) -> Result<(), SweepError> {
         if !self.has_role().await? {
             return Ok(());
         }
-        self.republish(QueueLane::Lifecycle).await?;
-        self.republish(QueueLane::Work).await?;
+        let thorough = self.round.is_multiple_of(ROUNDS_PER_PRUNE);
+        self.round += 1;
+        for lane in [QueueLane::Lifecycle, QueueLane::Work] {
+            told(self.republish(lane).await.map_err(SweepError::from));
+        }
+        told(self.look_after_holdings(thorough).await);
+        if thorough {
+            told(self.prune().await);
+            told(self.clean_staging().await);
+        }
+        Ok(())
+    }
+
+    async fn look_after_holdings(&mut self, thorough: bool) -> Result<(), SweepError> {
         let holdings = self.context.runtime.list().await?;
         let alive: HashSet<_> = holdings
             .iter()
@@ -86,12 +102,9 @@ impl Sweep {
             .map(|held| held.uid.clone())
             .collect();
         self.mark_faults(&alive).await?;
-        if self.round.is_multiple_of(ROUNDS_PER_PRUNE) {
+        if thorough {
             self.remove_orphans(&holdings).await?;
-            self.prune().await?;
-            self.clean_staging().await?;
         }
-        self.round += 1;
         Ok(())
     }
 
@@ -145,67 +158,77 @@ impl Sweep {
 
     /// A running environment without a living PID 1 has failed, also where no job notices.
     async fn mark_faults(&self, alive: &HashSet<EnvironmentUid>) -> Result<(), SweepError> {
-        let context = &self.context;
         let mut after = None;
         loop {
-            let page = context
-                .store
+            let store = &self.context.store;
+            let page = store
                 .environments_in(Phase::Running, after.as_ref(), PAGE)
                 .await?;
             let Some(last) = page.last() else {
                 return Ok(());
             };
             after = Some(last.at());
-            for environment in page
-                .iter()
-                .filter(|environment| !alive.contains(&environment.uid))
-            {
-                let reason = match context.runtime.inspect(&environment.uid).await? {
-                    Sight::Alive => continue,
-                    Sight::Stopped { reason } => reason.unwrap_or_else(|| {
-                        Reason::new("exited", "the environment's PID 1 has ended")
-                    }),
-                    Sight::Absent => Reason::new("absent", "the environment's container is gone"),
-                };
-                let Some(incarnation) = environment.incarnation.clone() else {
-                    continue;
-                };
-                tracing::warn!(environment = %environment.id, reason = reason.code, "an environment went away");
-                let fault = EnvironmentEvent::Fault {
-                    incarnation,
-                    reason,
-                };
-                let now = context.clock.now();
-                let effects = context
-                    .store
-                    .environment_event(&environment.at(), environment.generation, fault, now)
-                    .await?;
-                context.publish(effects).await;
+            for environment in page.iter().filter(|found| !alive.contains(&found.uid)) {
+                told(self.mark_fault(environment).await);
             }
         }
     }
 
-    async fn remove_orphans(&self, holdings: &[shared::ports::Holding]) -> Result<(), SweepError> {
+    async fn mark_fault(&self, environment: &Environment) -> Result<(), SweepError> {
         let context = &self.context;
-        let old: Vec<_> = holdings
-            .iter()
-            .filter(|held| held.age_seconds >= ORPHAN_CONTAINER_SECONDS)
-            .collect();
-        if old.is_empty() {
-            return Ok(());
-        }
-        let owned = self.owned().await?;
-        for held in old.into_iter().filter(|held| !owned.contains(&held.uid)) {
-            if held.age_seconds >= ORPHAN_VOLUME_SECONDS {
-                tracing::warn!(uid = %held.uid, "removing a volume without an environment");
-                context.runtime.delete(&held.uid).await?;
-            } else if held.alive {
-                tracing::warn!(uid = %held.uid, "ending a container without an environment");
-                context
-                    .runtime
-                    .stop(&held.uid, Duration::from_secs(5))
-                    .await?;
+        let reason = match context.runtime.inspect(&environment.uid).await? {
+            Sight::Alive => return Ok(()),
+            Sight::Stopped { reason } => {
+                reason.unwrap_or_else(|| Reason::new("exited", "the environment's PID 1 has ended"))
             }
+            Sight::Absent => Reason::new("absent", "the environment's container is gone"),
+        };
+        let Some(incarnation) = environment.incarnation.clone() else {
+            return Ok(());
+        };
+        tracing::warn!(environment = %environment.id, reason = reason.code, "an environment went away");
+        let fault = EnvironmentEvent::Fault {
+            incarnation,
+            reason,
+        };
+        let effects = context
+            .store
+            .environment_event(
+                &environment.at(),
+                environment.generation,
+                fault,
+                context.clock.now(),
+            )
+            .await?;
+        context.publish(effects).await;
+        Ok(())
+    }
+
+    /// Ends containers and removes volumes that no record stands for. Their time counts from when this process first saw
+    /// them so, not from when they were made: a store that was restored from a backup knows nothing of young lives.
+    async fn remove_orphans(&mut self, holdings: &[Holding]) -> Result<(), SweepError> {
+        let owned = self.owned().await?;
+        let now = self.context.clock.monotonic();
+        let before = std::mem::take(&mut self.orphans);
+        for held in holdings.iter().filter(|held| !owned.contains(&held.uid)) {
+            let since = before.get(&held.uid).copied().unwrap_or(now);
+            self.orphans.insert(held.uid.clone(), since);
+            told(
+                self.remove_orphan(held, now.saturating_duration_since(since))
+                    .await,
+            );
+        }
+        Ok(())
+    }
+
+    async fn remove_orphan(&self, held: &Holding, orphaned: Duration) -> Result<(), SweepError> {
+        let runtime = &self.context.runtime;
+        if orphaned >= ORPHAN_VOLUME_TIME {
+            tracing::warn!(uid = %held.uid, "removing a volume without an environment");
+            runtime.delete(&held.uid).await?;
+        } else if held.alive && orphaned >= ORPHAN_CONTAINER_TIME {
+            tracing::warn!(uid = %held.uid, "ending a container without an environment");
+            runtime.stop(&held.uid, Duration::from_secs(5)).await?;
         }
         Ok(())
     }
@@ -254,12 +277,28 @@ impl Sweep {
         Ok(())
     }
 
+    /// Removes staged content by its age, unless its job still waits for it.
     async fn clean_staging(&self) -> Result<(), SweepError> {
-        for entry in self.context.blobs.list(STAGING_BUCKET, "").await? {
-            if entry.age_seconds >= STAGING_SECONDS {
-                self.context.blobs.delete(&entry.name).await?;
+        let context = &self.context;
+        for entry in context.blobs.list(STAGING_BUCKET, "").await? {
+            if entry.age_seconds < STAGING_SECONDS {
+                continue;
+            }
+            let job = match staging::job_of(&entry.name) {
+                Some(at) => context.store.job(&at).await?,
+                None => None,
+            };
+            if job.is_none_or(|job| job.state.is_terminal()) {
+                context.blobs.delete(&entry.name).await?;
             }
         }
         Ok(())
+    }
+}
+
+/// Says what went wrong; the next round tries it again.
+fn told(step: Result<(), SweepError>) {
+    if let Err(error) = step {
+        tracing::warn!(%error, "a part of the sweep was not done");
     }
 }

@@ -45,12 +45,12 @@ async fn look(context: &Arc<Context>, observer: &mut Observer) -> Result<(), Sto
                 return Ok(());
             }
             if is_orphan(context, observer, &job) {
-                // Without a free slot it stays for a later look.
-                if let Ok(slot) = context.slots(job.lane).try_acquire_owned() {
-                    context
-                        .jobs
-                        .spawn(take_over(Arc::clone(context), slot, job));
-                }
+                // What runs already costs the same with or without a slot, so a takeover waits for none: behind a
+                // backlog of new jobs it might wait for ever. It takes one that is free, so that fewer are begun.
+                let slot = context.slots(job.lane).try_acquire_owned().ok();
+                context
+                    .jobs
+                    .spawn(take_over(Arc::clone(context), slot, job));
             }
         }
     }
@@ -65,7 +65,7 @@ fn is_orphan(context: &Context, observer: &Observer, job: &HeldJob) -> bool {
         || observer.is_gone(&job.owner, context.lease, context.clock.monotonic())
 }
 
-async fn take_over(context: Arc<Context>, slot: OwnedSemaphorePermit, held: HeldJob) {
+async fn take_over(context: Arc<Context>, slot: Option<OwnedSemaphorePermit>, held: HeldJob) {
     let Some(active) = context.mark_active(held.at.job) else {
         return;
     };

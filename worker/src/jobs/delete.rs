@@ -11,6 +11,7 @@ pub(crate) async fn run(task: &Task) -> End {
     vacate::jobs_ended(task).await;
     let runtime = &task.context.runtime;
     vacate::until_done(task, || runtime.delete(&task.job.uid)).await;
+    task.context.links.forget_all(&task.job.uid);
     End::Finish(Box::new(Completion {
         outcome: Outcome::success(JobResult::Lifecycle {}),
         chunks: Vec::new(),

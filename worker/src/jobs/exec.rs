@@ -71,6 +71,12 @@ pub(crate) async fn run(task: &Task, input: &ExecInput) -> End {
     }
 }
 
+/// The end of a job that was cancelled before its command was started.
+fn cancelled(request: &CancelRequest) -> End {
+    let error = JobError::new(request.code.clone(), request.message.clone());
+    End::outcome(Outcome::ended(JobState::Cancelled, error))
+}
+
 /// What one connection brought.
 enum Step {
     End(End),
@@ -121,7 +127,7 @@ impl<'a> Run<'a> {
             incarnation,
             maybe_started: task.is_resumed(),
             copier,
-            cancel: task.job.cancel.clone(),
+            cancel: None,
             overdue: deadline + CONFIRM_TIME,
             give_up: deadline + NO_CONTACT_TIME,
         })
@@ -129,7 +135,21 @@ impl<'a> Run<'a> {
 
     /// Connects, finds out what became of the command, starts it if it never was, follows it.
     async fn once(&mut self) -> Step {
-        let link = match reach(self.task, &self.incarnation, Lane::Control, self.give_up).await {
+        if self.task.context.clock.monotonic() >= self.give_up {
+            let reason = Reason::new("no_contact", "there was no contact with the environment");
+            return Step::End(self.lost(&reason).await);
+        }
+        let (task, overdue) = (self.task, self.overdue);
+        let reached = tokio::select! {
+            biased;
+            reached = reach(task, &self.incarnation, Lane::Control, self.give_up) => reached,
+            request = task.cancelled(), if self.cancel.is_none() => {
+                self.set_cancel(request);
+                return self.cancelled_out_of_reach();
+            }
+            () = tokio::time::sleep_until(overdue.into()) => return self.kill_container().await,
+        };
+        let link = match reached {
             Ok(link) => link,
             Err(Unreached::Gone(reason)) => return Step::End(self.gone(&reason).await),
             Err(Unreached::TooLong(why)) => {
@@ -142,12 +162,26 @@ impl<'a> Run<'a> {
         };
         let step = self.over(&link).await;
         if matches!(step, Step::Again(_)) {
-            self.task
-                .context
-                .links
-                .forget(&self.task.job.uid, Lane::Control, &link);
+            let links = &self.task.context.links;
+            links.forget(&self.task.job.uid, Lane::Control, &link);
         }
         step
+    }
+
+    /// Takes in a request to end the job; from then on its end must be confirmed soon, or the container is killed.
+    fn set_cancel(&mut self, request: CancelRequest) {
+        let grace = Duration::from_secs(request.grace_seconds);
+        let by = self.task.context.clock.monotonic() + grace + CONFIRM_TIME;
+        self.overdue = self.overdue.min(by);
+        self.cancel = Some(request);
+    }
+
+    /// A job that is cancelled while its environment cannot be reached: one that cannot have been started has ended.
+    fn cancelled_out_of_reach(&self) -> Step {
+        match &self.cancel {
+            Some(request) if !self.maybe_started => Step::End(cancelled(request)),
+            _ => Step::Again("cancelled while the environment cannot be reached".to_owned()),
+        }
     }
 
     async fn over(&mut self, link: &Link) -> Step {
@@ -158,12 +192,14 @@ impl<'a> Run<'a> {
                 Err(step) => return step,
             }
         }
-        if self.cancel.is_none() && self.task.is_resumed() {
-            self.cancel = self.task.requested_cancel().await;
+        if self.cancel.is_none()
+            && self.maybe_started
+            && let Some(request) = self.task.requested_cancel().await
+        {
+            self.set_cancel(request);
         }
         if let Some(request) = &self.cancel {
-            let error = JobError::new(request.code.clone(), request.message.clone());
-            return Step::End(End::outcome(Outcome::ended(JobState::Cancelled, error)));
+            return Step::End(cancelled(request));
         }
         match self.start(link).await {
             Ok(()) => self.attach(link).await,

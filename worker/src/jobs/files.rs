@@ -9,7 +9,7 @@ use std::time::Duration;
 use prost::Message as _;
 use runner::proto::{FileError, FileErrorCode, FileType, Permit, SealRequest};
 use shared::ids::Incarnation;
-use shared::job::{EntryType, JobError, JobState, Outcome};
+use shared::job::{CancelRequest, EntryType, JobError, JobState, Outcome};
 use shared::ports::Lane;
 use tonic::{Code, Status};
 
@@ -18,6 +18,9 @@ use crate::links::{Client, Link};
 use crate::reach::{Backoff, Unreached, is_answer, reach};
 
 pub(super) mod read;
+
+/// How long the runner may take to seal a job: it waits for a change that is being made.
+const SEAL_TIME: Duration = Duration::from_secs(60);
 
 /// How long a file job without contact to its environment is tried.
 const NO_CONTACT_TIME: Duration = Duration::from_secs(60);
@@ -75,9 +78,7 @@ where
         Effect::Changes => work.await,
         Effect::Reads => tokio::select! {
             end = work => end,
-            request = task.cancelled() => {
-                End::outcome(Outcome::ended(JobState::Cancelled, JobError::new(request.code, request.message)))
-            }
+            request = task.cancelled() => cancelled(request),
         },
     }
 }
@@ -139,10 +140,11 @@ where
     Fut: Future<Output = Result<End, Failure>>,
 {
     if seal {
-        let request = SealRequest {
+        let mut request = tonic::Request::new(SealRequest {
             job_id: task.at.job.to_string(),
             fence: task.fence().0,
-        };
+        });
+        request.set_timeout(SEAL_TIME);
         link.client.clone().seal(request).await?;
     }
     operation(link.client.clone(), permit).await
@@ -196,13 +198,16 @@ fn code_of(code: FileErrorCode) -> &'static str {
     }
 }
 
+/// The end of a job that was cancelled.
+pub(super) fn cancelled(request: CancelRequest) -> End {
+    let error = JobError::new(request.code, request.message);
+    End::outcome(Outcome::ended(JobState::Cancelled, error))
+}
+
 /// The environment went, or cannot be reached: a change may or may not have been made, and that is said.
 async fn gone(task: &Task, why: &str, maybe_done: bool) -> End {
     if let Some(request) = task.requested_cancel().await {
-        return End::outcome(Outcome::ended(
-            JobState::Cancelled,
-            JobError::new(request.code, request.message),
-        ));
+        return cancelled(request);
     }
     if maybe_done {
         let message = format!(

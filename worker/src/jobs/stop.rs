@@ -16,6 +16,7 @@ pub(crate) async fn run(task: &Task) -> End {
     vacate::jobs_ended(task).await;
     let runtime = &task.context.runtime;
     vacate::until_done(task, || runtime.stop(&task.job.uid, GRACE)).await;
+    task.context.links.forget_all(&task.job.uid);
     End::Finish(Box::new(Completion {
         outcome: Outcome::success(JobResult::Lifecycle {}),
         chunks: Vec::new(),

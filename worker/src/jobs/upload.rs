@@ -1,12 +1,15 @@
 //! Writes a file: from the job itself, or streamed from what the API staged.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use futures::stream::{self, Stream, StreamExt as _};
 use runner::MAX_FRAME_BYTES;
 use runner::proto::write_file_request::Event;
 use runner::proto::{WriteEnd, WriteFileRequest, WriteHead};
-use shared::job::{ByteContent, JobResult, Outcome};
+use shared::job::{ByteContent, CancelRequest, JobResult, Outcome};
 use shared::octets::Octets;
 use shared::ports::{BlobError, BlobStream, Lane};
 use shared::staging;
@@ -37,11 +40,13 @@ pub(crate) async fn run(
             };
             let (size, bytes) = open(task, content).await?;
             let (broken, breakage) = oneshot::channel();
-            let request = events(head, bytes, size, broken);
+            let end = Gate::default();
+            let request = events(head, bytes, size, broken, end.clone());
             let reply = tokio::select! {
-                // A source that breaks must end the call without its last event, so that nothing is written.
+                // Both must end the call without its last event, so that nothing is written.
                 biased;
                 Ok(why) = breakage => return Err(Failure::job("staging_unavailable", why)),
+                request = cancelled_before(task, end) => return Err(Failure::End(files::cancelled(request))),
                 reply = client.write_file(request) => reply?.into_inner(),
             };
             if reply.size != size || reply.sha256.len() != 32 {
@@ -93,12 +98,33 @@ fn unavailable(error: &BlobError) -> Failure {
     )
 }
 
+/// Decides once whether the last event is sent or the job is cancelled.
+#[derive(Clone, Default)]
+struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// Whether the caller is the first one to come.
+    fn pass(&self) -> bool {
+        !self.0.swap(true, Ordering::SeqCst)
+    }
+}
+
+/// Returns when the job is cancelled before its last event was sent; after that it is written.
+async fn cancelled_before(task: &Task, end: Gate) -> CancelRequest {
+    let request = task.cancelled().await;
+    if !end.pass() {
+        std::future::pending::<()>().await;
+    }
+    request
+}
+
 /// Head, data and end. Where the source breaks the stream goes silent, so that no end is ever sent, and tells why.
 fn events(
     head: WriteHead,
     bytes: BlobStream,
     size: u64,
     broken: oneshot::Sender<String>,
+    gate: Gate,
 ) -> impl Stream<Item = WriteFileRequest> + Send + 'static {
     let event = |event| WriteFileRequest { event: Some(event) };
     let data = stream::unfold(
@@ -119,8 +145,16 @@ fn events(
             Some((event(Event::Data(frame)), (bytes, rest, broken)))
         },
     );
-    let end = move |event: Event| WriteFileRequest { event: Some(event) };
-    stream::iter([end(Event::Head(head))])
-        .chain(data)
-        .chain(stream::iter([end(Event::End(WriteEnd { size }))]))
+    let head = stream::iter([WriteFileRequest {
+        event: Some(Event::Head(head)),
+    }]);
+    let end = stream::once(async move {
+        if !gate.pass() {
+            std::future::pending::<()>().await;
+        }
+        WriteFileRequest {
+            event: Some(Event::End(WriteEnd { size })),
+        }
+    });
+    head.chain(data).chain(end)
 }

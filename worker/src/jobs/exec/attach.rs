@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures::future::{BoxFuture, FutureExt as _, OptionFuture};
 use runner::proto::attach_event::Event;
 use runner::proto::{AttachRequest, JobRecord, ReleaseRequest, SignalRequest};
+use shared::job::CancelRequest;
 use shared::ports::Watch;
 use tonic::{Code, Status};
 
@@ -22,6 +23,9 @@ const FLUSH_BYTES: usize = 1 << 20;
 /// Bytes of output in the store after which the runner may free them.
 const RELEASE_BYTES: u64 = 16 << 20;
 
+/// How long the runner may take to free output.
+const RELEASE_TIME: Duration = Duration::from_secs(5);
+
 /// How long the runner may take to accept an attach.
 const ATTACH_TIME: Duration = Duration::from_secs(30);
 
@@ -33,7 +37,7 @@ enum Happening {
     Ended(JobRecord),
     Broke(String),
     FlushDue,
-    MaybeCancelled,
+    Looked(Option<CancelRequest>),
     Signalled(Result<(), Status>),
     Overdue,
     Draining,
@@ -74,48 +78,52 @@ impl Run<'_> {
             .map(|request| self.signal(link, &request));
         let drain_at = drain_after(&self.task.context);
         tokio::pin!(drain_at);
-        // A resumed job may have been cancelled before the watch was made.
-        let mut look_for_cancel = self.task.is_resumed() && signal.is_none();
+        // The job may have been cancelled before the watch was made. Looked up beside the output: a short command has
+        // ended before the answer is there.
+        let task = self.task;
+        let mut looking = self
+            .cancel
+            .is_none()
+            .then(|| task.requested_cancel().boxed());
         loop {
             let due = self.copier.waiting_since().map(|since| since + FLUSH_AFTER);
-            let happening = if std::mem::take(&mut look_for_cancel) {
-                Happening::MaybeCancelled
-            } else {
-                tokio::select! {
-                    biased;
-                    event = events.message() => match event {
-                        Ok(Some(event)) => match event.event {
-                            Some(Event::Output(output)) => Happening::Output(output),
-                            Some(Event::End(record)) => Happening::Ended(record),
-                            None => Happening::Broke("an event without content".to_owned()),
-                        },
-                        Ok(None) => Happening::Broke("the stream ended before the record".to_owned()),
-                        Err(status) => Happening::Broke(status.message().to_owned()),
-                    },
-                    () = until(due) => Happening::FlushDue,
-                    () = watch.changed(), if self.cancel.is_none() => Happening::MaybeCancelled,
-                    Some(done) = OptionFuture::from(signal.as_mut()) => {
-                        signal = None;
-                        Happening::Signalled(done.map(drop))
-                    }
-                    () = tokio::time::sleep_until(self.overdue.into()) => Happening::Overdue,
-                    () = &mut drain_at => Happening::Draining,
+            // Output comes last: a command that never stops writing must not keep anything else from being seen.
+            let happening = tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(self.overdue.into()) => Happening::Overdue,
+                () = &mut drain_at => Happening::Draining,
+                Some(done) = OptionFuture::from(signal.as_mut()) => {
+                    signal = None;
+                    Happening::Signalled(done.map(drop))
                 }
+                Some(found) = OptionFuture::from(looking.as_mut()) => {
+                    looking = None;
+                    Happening::Looked(found)
+                }
+                () = watch.changed(), if self.cancel.is_none() && looking.is_none() => {
+                    looking = Some(task.requested_cancel().boxed());
+                    continue;
+                }
+                () = until(due) => Happening::FlushDue,
+                event = events.message() => match event {
+                    Ok(Some(event)) => match event.event {
+                        Some(Event::Output(output)) => Happening::Output(output),
+                        Some(Event::End(record)) => Happening::Ended(record),
+                        None => Happening::Broke("an event without content".to_owned()),
+                    },
+                    Ok(None) => Happening::Broke("the stream ended before the record".to_owned()),
+                    Err(status) => Happening::Broke(status.message().to_owned()),
+                },
             };
             let step = match happening {
                 Happening::Output(output) => self.took(output, link).await,
                 Happening::Ended(record) => Err(self.recorded(&record).await),
                 Happening::Broke(why) => Err(self.broke(why).await),
                 Happening::FlushDue => self.flush().await,
-                Happening::MaybeCancelled => {
-                    if let Some(request) = self.task.requested_cancel().await {
+                Happening::Looked(found) => {
+                    if let Some(request) = found {
                         signal = Some(self.signal(link, &request));
-                        self.overdue = self.overdue.min(
-                            self.task.context.clock.monotonic()
-                                + Duration::from_secs(request.grace_seconds)
-                                + CONFIRM_TIME,
-                        );
-                        self.cancel = Some(request);
+                        self.set_cancel(request);
                     }
                     Ok(())
                 }
@@ -148,12 +156,13 @@ impl Run<'_> {
         }
         self.flush().await?;
         if let Some(offsets) = self.copier.releasable(RELEASE_BYTES) {
-            let request = ReleaseRequest {
+            let mut request = tonic::Request::new(ReleaseRequest {
                 job_id: self.task.job.id.to_string(),
                 stdout_offset: offsets.stdout,
                 stderr_offset: offsets.stderr,
                 forget: false,
-            };
+            });
+            request.set_timeout(RELEASE_TIME);
             if let Err(status) = link.client.clone().release(request).await {
                 tracing::debug!(
                     error = status.message(),
@@ -180,7 +189,7 @@ impl Run<'_> {
         )
     }
 
-    fn signal(&self, link: &Link, request: &shared::job::CancelRequest) -> Signalled<'static> {
+    fn signal(&self, link: &Link, request: &CancelRequest) -> Signalled<'static> {
         let grace = Duration::from_secs(request.grace_seconds);
         let mut message = tonic::Request::new(SignalRequest {
             job_id: self.task.job.id.to_string(),

@@ -2,6 +2,7 @@
 //!
 //! A block whose fence says `run` is an example; the next `text` block is what it prints.
 
+use std::path::Path;
 use std::process::Command;
 
 use tests::program::Program;
@@ -52,9 +53,15 @@ fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).expect("UTF-8")
 }
 
+/// The workspace's folder.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+fn readme() -> String {
+    std::fs::read_to_string(Path::new(ROOT).join("README.md")).expect("the README is there")
+}
+
 fn blocks() -> Vec<Block> {
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-    let readme = std::fs::read_to_string(readme).expect("the README is there");
+    let readme = readme();
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
     for (index, line) in readme.lines().enumerate() {
@@ -110,4 +117,18 @@ async fn every_example_prints_what_the_readme_says() {
     }
     languages.sort_unstable();
     assert_eq!(languages, ["python run", "python run", "sh run", "sh run"]);
+}
+
+#[test]
+fn every_link_leads_to_a_file() {
+    let readme = readme();
+    let links: Vec<_> = readme
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+        .collect();
+    assert!(links.contains(&"CONTRIBUTING.md"), "{links:?}");
+    for link in links {
+        assert!(Path::new(ROOT).join(link).is_file(), "{link} is not there");
+    }
 }

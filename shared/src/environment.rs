@@ -14,7 +14,8 @@
 //!
 //! A lifecycle job that fails, or is cancelled, leaves its environment `failed`, from where it can be deleted again.
 //!
-//! Invariants: `generation` rises by one with each accepted lifecycle job and never falls; what a lifecycle job does at
+//! Invariants: `generation` rises by one with each accepted lifecycle job and never falls while the environment, or the
+//! record of its deletion, is there; a deleted one keeps no variables, which may be secrets; what a lifecycle job does at
 //! its end counts only while its generation is still the environment's (a later delete is not undone by an earlier
 //! create); `incarnation` and `container` are set while the phase is `running`, and kept while it is `stopping` or
 //! `deleting`, since what runs in it has to be reached to be ended.
@@ -308,7 +309,12 @@ impl Environment {
                 next
             }
             (Event::Stopped, Stopping) if current => self.in_phase(Stopped, None, now),
-            (Event::Deleted, Deleting) if current => self.in_phase(Deleted, None, now),
+            (Event::Deleted, Deleting) if current => {
+                let mut next = self.in_phase(Deleted, None, now);
+                // They may be secrets, which must not outlive what they were given to.
+                next.spec.env = EnvVars::default();
+                next
+            }
             (Event::Failed(reason), Pending | Creating | Stopping | Deleting) if current => {
                 self.in_phase(Failed, Some(reason.clone()), now)
             }

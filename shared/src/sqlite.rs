@@ -376,6 +376,15 @@ impl Store for SqliteStore {
                 removed.push(job);
             }
         }
+        let gone = self
+            .readers
+            .read(move |db| prune::gone(db, cutoffs, limit))
+            .await?;
+        for at in gone {
+            self.writer
+                .commit(move |commit| prune::remove_environment(commit, &at))
+                .await?;
+        }
         Ok(removed)
     }
 

@@ -402,6 +402,8 @@ pub trait Store: Send + Sync {
 
     /// Removes what is past its time: jobs that ended before `jobs_before` (with their output), reads that ended before
     /// `reads_before`, idempotency records from before `keys_before`. At most `limit` jobs; the refs of those removed.
+    /// The record of an environment goes too, at most `limit` of them, once it was deleted before `jobs_before` and has no
+    /// job left: a create after that begins its first life.
     /// The create job of an environment that is not deleted stays: a repeated create is answered with it.
     async fn prune(&self, cutoffs: Cutoffs, limit: u32) -> Result<Vec<JobRef>, StoreError>;
 
@@ -424,7 +426,7 @@ pub trait Store: Send + Sync {
 /// What is past its time.
 #[derive(Debug, Clone, Copy)]
 pub struct Cutoffs {
-    /// Jobs that ended before.
+    /// Jobs that ended before, and environments that were deleted before.
     pub jobs_before: Timestamp,
     /// Reads that ended before.
     pub reads_before: Timestamp,

@@ -202,6 +202,7 @@ mod tests {
             sweeps::RUNNABLE,
             sweeps::HELD,
             prune::PAST,
+            prune::GONE,
         ];
         statements.extend(swept.map(str::to_owned));
         for sql in statements {

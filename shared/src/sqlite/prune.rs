@@ -1,13 +1,14 @@
 //! Removing what is past its time, in small commits.
 //!
 //! A job's output goes first, some pieces a commit, its record last, so that the writer is never held up for long and a
-//! prune that is cut short goes on with the next one. What has ended never changes, so nothing here needs a guard.
+//! prune that is cut short goes on with the next one. What has ended never changes, so its removal needs no
+//! guard. A deleted environment goes after the last job that tells of it; one that was created again meanwhile stays.
 
 use rusqlite::{Connection, params};
 
 use super::rows;
 use super::writer::Commit;
-use crate::ids::JobRef;
+use crate::ids::{EnvironmentRef, JobRef};
 use crate::ports::{Cutoffs, StoreError};
 
 /// Pieces of output that one commit removes: at most 16 MiB.
@@ -22,6 +23,13 @@ pub(super) const PAST: &str = "SELECT tenant, id FROM jobs \
          WHERE living.tenant = jobs.tenant AND living.id = jobs.environment \
          AND living.created_by = jobs.id AND living.phase <> 'deleted')) \
      ORDER BY finished_at LIMIT ?3";
+
+/// SQLite reads times in milliseconds.
+pub(super) const GONE: &str = "SELECT tenant, id FROM environments AS gone \
+     WHERE phase = 'deleted' \
+     AND NOT EXISTS (SELECT 1 FROM jobs \
+         WHERE jobs.tenant = gone.tenant AND jobs.environment = gone.id) \
+     AND round(unixepoch(json_extract(record, '$.since'), 'subsec') * 1000) < ?1 LIMIT ?2";
 
 /// Jobs that are past their time, oldest first.
 pub(super) fn past(
@@ -64,6 +72,39 @@ pub(super) fn remove_job(commit: &mut Commit<'_>, at: &JobRef) -> Result<bool, S
         .execute(params![at.tenant.as_str(), rows::job_key(&at.job)])?;
     commit.touch(at.clone());
     Ok(removed > 0)
+}
+
+/// Environments that were deleted before `jobs_before` and have no job left.
+pub(super) fn gone(
+    db: &Connection,
+    cutoffs: Cutoffs,
+    limit: u32,
+) -> Result<Vec<EnvironmentRef>, StoreError> {
+    let mut statement = db.prepare_cached(GONE)?;
+    let mut found = statement.query(params![cutoffs.jobs_before.as_millisecond(), limit])?;
+    let mut environments = Vec::new();
+    while let Some(row) = found.next()? {
+        environments.push(EnvironmentRef {
+            tenant: rows::text_id(row, 0, "environments")?,
+            environment: rows::text_id(row, 1, "environments")?,
+        });
+    }
+    Ok(environments)
+}
+
+/// Removes the record of an environment, unless it was created again since it was found.
+pub(super) fn remove_environment(
+    commit: &mut Commit<'_>,
+    at: &EnvironmentRef,
+) -> Result<(), StoreError> {
+    commit
+        .db
+        .prepare_cached(
+            "DELETE FROM environments WHERE tenant = ?1 AND id = ?2 AND phase = 'deleted' \
+             AND NOT EXISTS (SELECT 1 FROM jobs WHERE tenant = ?1 AND environment = ?2)",
+        )?
+        .execute(params![at.tenant.as_str(), at.environment.as_str()])?;
+    Ok(())
 }
 
 /// Removes some idempotency records that are past their time; whether there may be more.

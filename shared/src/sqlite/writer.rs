@@ -8,10 +8,11 @@
 //! ```
 //!
 //! Invariants: an operation is answered only after the commit that holds it, or with that commit's failure; one that
-//! fails undoes only itself; no transaction is open while the thread waits for work. After a failed commit nothing of
+//! fails undoes only itself, and one that panics its batch, but never the thread; no transaction is open while the thread waits for work. After a failed commit nothing of
 //! the batch is there, and the next batch begins anew, so that the thread heals by itself when there is room again.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -178,7 +179,10 @@ fn write_batch(
             db,
             touched: Vec::new(),
         };
-        if task.run(&mut commit) {
+        // Nothing outlives a panic but the database, which is rolled back, and what the task was to answer with.
+        let stays = catch_unwind(AssertUnwindSafe(|| task.run(&mut commit)))
+            .map_err(|_| Failure::Failed("an operation of the batch panicked".to_owned()))?;
+        if stays {
             touched.append(&mut commit.touched);
         } else if db.is_autocommit() {
             // Some failures, such as a full disk, end the whole transaction.
@@ -195,4 +199,53 @@ fn write_batch(
     }
     step("COMMIT").map_err(|error| Failure::of_commit(&error))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer(folder: &tempfile::TempDir) -> Writer {
+        let db = Connection::open(folder.path().join("a.db")).expect("a database");
+        db.execute_batch("CREATE TABLE numbers (number INTEGER)")
+            .expect("a table");
+        Writer::start(db, Arc::default()).expect("a thread")
+    }
+
+    fn insert(commit: &Commit<'_>, number: i64) -> Result<(), StoreError> {
+        commit
+            .db
+            .prepare_cached("INSERT INTO numbers VALUES (?1)")?
+            .execute([number])?;
+        Ok(())
+    }
+
+    fn sum(commit: &Commit<'_>) -> Result<i64, StoreError> {
+        Ok(commit
+            .db
+            .query_row("SELECT sum(number) FROM numbers", [], |row| row.get(0))?)
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_batch_and_not_the_thread() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let writer = writer(&folder);
+        let good = |number| writer.commit(move |commit| insert(commit, number));
+        good(1).await.expect("committed");
+        for _ in 0..3 {
+            let panicked: Result<(), StoreError> = writer
+                .commit(|commit| {
+                    insert(commit, 100)?;
+                    panic!("an operation goes wrong")
+                })
+                .await;
+            assert!(
+                matches!(panicked, Err(StoreError::Unavailable(_))),
+                "{panicked:?}"
+            );
+            good(2).await.expect("committed");
+        }
+        let sum = writer.commit(|commit| sum(commit)).await.expect("read");
+        assert_eq!(sum, 7, "nothing of those that panicked is there");
+    }
 }

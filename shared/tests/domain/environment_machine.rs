@@ -57,6 +57,12 @@ fn is_sound(environment: &Environment) {
         _ => assert!(!reachable, "{:?}", environment.phase),
     }
     assert!(environment.generation > Generation(0));
+    let secrets = &environment.spec.env.0;
+    assert_eq!(
+        secrets.is_empty(),
+        environment.phase == Phase::Deleted,
+        "secrets live as long as their environment"
+    );
 }
 
 fn follows(before: &Environment, step: &Step, after: &Environment) {
@@ -156,5 +162,6 @@ proptest! {
                 .expect("a delete is never stale");
         }
         prop_assert_eq!(environment.phase, Phase::Deleted);
+        is_sound(&environment);
     }
 }

@@ -6,7 +6,7 @@ use shared::environment::{Egress, EnvironmentSpec};
 use shared::ids::{EnvironmentId, EnvironmentRef, Incarnation, JobId, TenantId, WorkerId};
 use shared::job::{Command, ExecInput, JobInput};
 use shared::resources::{ByteSize, Cpu, Resources};
-use shared::secret::EnvVars;
+use shared::secret::{EnvVars, Secret};
 
 pub(crate) fn environment() -> EnvironmentRef {
     EnvironmentRef {
@@ -37,7 +37,7 @@ pub(crate) fn time(step: usize) -> Timestamp {
 pub(crate) fn spec() -> EnvironmentSpec {
     EnvironmentSpec {
         image: "host".to_owned(),
-        env: EnvVars::default(),
+        env: EnvVars([("TOKEN".to_owned(), Secret::new("secret"))].into()),
         labels: [].into(),
         resources: Resources {
             cpu: Cpu { millis: 100 },

@@ -105,6 +105,7 @@ pub async fn suite<M: AsyncFn() -> Arc<dyn Store>>(make: M) {
             a_prune_is_bounded,
             keys_are_forgotten,
             the_create_of_a_living_environment_stays,
+            a_deleted_environment_goes_after_its_last_job,
         }
         tenants {
             tenants_never_see_each_other,

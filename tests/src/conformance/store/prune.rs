@@ -1,8 +1,8 @@
 //! Removing what is past its time.
 
 use jiff::Timestamp;
-use shared::environment::EnvironmentEvent;
-use shared::ids::JobRef;
+use shared::environment::{EnvironmentEvent, Phase};
+use shared::ids::{Generation, JobRef};
 use shared::job::{Job, JobInput, Outcome};
 use shared::output::{Offsets, Stream};
 use shared::ports::Cutoffs;
@@ -130,4 +130,40 @@ pub(super) async fn the_create_of_a_living_environment_stays(given: &Given) {
         .map(|at| at.job)
         .collect();
     assert_eq!(removed, [create, delete.id]);
+}
+
+pub(super) async fn a_deleted_environment_goes_after_its_last_job(given: &Given) {
+    let (at, other) = (given.running("e").await, given.running("other").await);
+    let before = given.now();
+    let delete = given.submit(&at, JobInput::Delete {}).await.job;
+    given.carry_out(&delete, EnvironmentEvent::Deleted).await;
+    let record = given.environment(&at).await;
+    let now = given.now();
+
+    let removed = prune(given, cutoffs(before, now, now), 10).await;
+    assert_eq!(
+        removed,
+        [JobRef {
+            tenant: at.tenant.clone(),
+            job: record.created_by
+        }]
+    );
+    assert_eq!(given.environment(&at).await, record, "its delete is kept");
+    prune(given, cutoffs(now, now, now), 1).await;
+    let found = given.store.environment(&at).await.expect("works");
+    assert_eq!(found, None, "nothing tells of it any more");
+    assert_eq!(given.environment(&other).await.phase, Phase::Running);
+
+    let create = given.submit(&at, JobInput::Create {}).await;
+    assert!(!create.replayed && create.publish);
+    let again = given.environment(&at).await;
+    assert_ne!(again.uid, record.uid);
+    assert_eq!(
+        again.generation,
+        Generation::default().next(),
+        "its first life"
+    );
+    let now = given.now();
+    prune(given, cutoffs(now, now, now), 10).await;
+    assert_eq!(given.environment(&at).await, again, "what lives stays");
 }

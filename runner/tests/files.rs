@@ -18,8 +18,8 @@ use runner::proto::read_file_event::Event as Read;
 use runner::proto::write_file_request::Event as Write;
 use runner::proto::{
     Entry, FileError, FileErrorCode, FileHead, FileType, ListFilesReply, ListFilesRequest, Permit,
-    ReadFileRequest, ReleaseRequest, RemoveFileReply, RemoveFileRequest, WriteEnd, WriteFileReply,
-    WriteFileRequest, WriteHead,
+    ReadFileEvent, ReadFileRequest, ReleaseRequest, RemoveFileReply, RemoveFileRequest, WriteEnd,
+    WriteFileReply, WriteFileRequest, WriteHead,
 };
 use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
@@ -614,6 +614,7 @@ async fn a_file_that_changes_while_it_is_read_is_whole_or_an_error() {
         .open(&path)
         .unwrap();
     std::io::Write::write_all(&mut more, &[b'y'; 1 << 20]).unwrap();
+    let rewriting = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     let mut bytes = 0;
     while let Some(Read::Data(data)) = growing.message().await.unwrap().unwrap().event {
         assert!(data.iter().all(|byte| *byte == b'x'));
@@ -621,16 +622,29 @@ async fn a_file_that_changes_while_it_is_read_is_whole_or_an_error() {
     }
     assert_eq!((bytes, head.length), (size, size as u64));
 
+    let reading = runner.client.read_file(request.clone());
+    let mut overwritten = reading.await.unwrap().into_inner();
+    overwritten.message().await.unwrap();
+    // Another time for sure: the clock of the file system ticks seldom.
+    let another = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(9);
+    std::os::unix::fs::FileExt::write_all_at(&rewriting, b"z", 30 << 20).unwrap();
+    rewriting.set_modified(another).unwrap();
+    assert_eq!(failure(overwritten).await, FileErrorCode::ChangedWhileRead);
+
     let mut shrinking = runner.client.read_file(request).await.unwrap().into_inner();
     shrinking.message().await.unwrap();
     more.set_len(1000).unwrap();
-    let ended = loop {
-        match shrinking.message().await {
+    assert_eq!(failure(shrinking).await, FileErrorCode::ChangedWhileRead);
+}
+
+/// How a read that must not come to its end failed.
+async fn failure(mut read: tonic::Streaming<ReadFileEvent>) -> FileErrorCode {
+    loop {
+        match read.message().await {
             Ok(Some(event)) => assert!(!matches!(event.event, Some(Read::End(_)))),
-            other => break other,
+            ended => return fault(ended),
         }
-    };
-    assert_eq!(fault(ended), FileErrorCode::ChangedWhileRead);
+    }
 }
 
 #[tokio::test]

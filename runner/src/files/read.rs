@@ -1,4 +1,8 @@
 //! Reading one file: exactly the bytes that were promised when it was opened, or an error.
+//!
+//! Before the end is said the file is looked at again. If it was modified since it was opened, and is not larger than
+//! it was then, the bytes may be a mixture of old and new: `CHANGED_WHILE_READ`. If it is larger it is taken for a log
+//! that was appended to, whose first bytes stayed.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -8,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::Stream;
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, Stat};
 
 use super::Files;
 use super::fault::Fault;
@@ -27,6 +31,9 @@ enum Step {
 struct Reading {
     pool: IdentityPool,
     file: Arc<File>,
+    /// When it was opened.
+    size: u64,
+    modified_ns: i64,
     offset: u64,
     left: u64,
     step: Step,
@@ -48,6 +55,8 @@ impl Files {
         let reading = Reading {
             pool: self.pool.clone(),
             file: Arc::new(file.into()),
+            size: head.size,
+            modified_ns: head.modified_ns,
             offset,
             left: head.length,
             step: Step::Head(head),
@@ -71,11 +80,19 @@ impl Reading {
             Step::Head(head) => Some(Ok(Event::Head(head))),
             Step::Data if self.left == 0 => {
                 self.step = Step::Done;
-                Some(Ok(Event::End(ReadEnd {})))
+                Some(self.end().await)
             }
             Step::Data => Some(self.read().await),
             Step::Done => None,
         }
+    }
+
+    async fn end(&self) -> Result<Event, Fault> {
+        let (file, size, modified) = (Arc::clone(&self.file), self.size, self.modified_ns);
+        self.pool
+            .run(move || check_unchanged(&file, size, modified))
+            .await??;
+        Ok(Event::End(ReadEnd {}))
     }
 
     async fn read(&mut self) -> Result<Event, Fault> {
@@ -108,6 +125,24 @@ fn read_exact(file: &File, offset: u64, length: usize) -> Result<Vec<u8>, Fault>
     Ok(data)
 }
 
+/// Refuses a file that was modified since it had this size and time, unless it grew.
+fn check_unchanged(file: &File, size: u64, modified: i64) -> Result<(), Fault> {
+    let stat = rustix::fs::fstat(file)?;
+    let grew = size_of(&stat) > size;
+    if modified_ns(&stat) != modified && !grew {
+        return Err(Fault::new(
+            FileErrorCode::ChangedWhileRead,
+            "the file was modified while it was read",
+        ));
+    }
+    Ok(())
+}
+
+/// The size in bytes.
+fn size_of(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or(0)
+}
+
 fn open_file(
     volume: &Path,
     path: &[u8],
@@ -118,7 +153,7 @@ fn open_file(
     let file = open(&path, OFlags::RDONLY)?;
     let stat = rustix::fs::fstat(&file)?;
     check_regular(&stat)?;
-    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let size = size_of(&stat);
     if offset > 0 && offset >= size {
         let message = format!("offset {offset} is not below the size, {size}");
         return Err(Fault::new(FileErrorCode::RangeNotSatisfiable, message));

@@ -1,8 +1,8 @@
 //! All jobs of this environment: who may start one, what became of each, and how to reach it.
 //!
 //! Rules that hold here, whatever callers do:
-//! - an id is started at most once in an incarnation, and never again after it was forgotten;
-//! - the floor of an id never sinks, and nothing below it is accepted;
+//! - an id is started at most once in an incarnation, also after it was forgotten, and never while it has a record;
+//! - in an incarnation the floor of an id never sinks, and nothing below it is accepted;
 //! - a record exists before its process does.
 
 mod attach;
@@ -15,11 +15,11 @@ mod launch;
 mod log;
 mod plan;
 mod pump;
+mod recover;
 mod stdin;
 mod table;
 pub(crate) mod tree;
 
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,13 +40,14 @@ pub(crate) use self::launch::{Launcher, Spare};
 pub(crate) use self::log::LogError;
 use self::plan::Plan;
 use self::pump::Discarder;
+use self::recover::recover;
 use self::stdin::Stdin;
 pub(crate) use self::stdin::StdinError;
 use self::table::Table;
 use crate::command::wire::Spec;
 use crate::ids::{Fence, Incarnation, JobId, Permit};
 use crate::proto::start_error::Kind;
-use crate::proto::{JobPhase, JobRecord, StartError, StartRequest};
+use crate::proto::{JobRecord, StartError, StartRequest};
 
 /// Records that are kept at once: as many as one answer of `ListJobs` can hold.
 const MAX_RECORDS: usize = 10_000;
@@ -399,46 +400,5 @@ impl Jobs {
         for job in &jobs {
             job.ended().await;
         }
-    }
-}
-
-/// The table that the state folder tells of. What ran in an earlier incarnation has ended with it.
-fn recover(disk: &Disk, known: HashMap<JobId, Fact>) -> io::Result<Table> {
-    let mut table = Table::new();
-    for (id, mut fact) in known {
-        table.recall(id.clone(), &fact);
-        let Some(stored) = fact.stored.take().filter(|_| !fact.forgotten) else {
-            continue;
-        };
-        let had_ended = stored
-            .record
-            .as_ref()
-            .is_some_and(|record| record.phase() == JobPhase::Ended);
-        let job = Arc::new(Job::recovered(id, Some(stored), disk));
-        if !had_ended {
-            note_end(&job);
-        }
-        table.insert(job);
-    }
-    for id in disk.folder.jobs_with_logs()? {
-        if table.is_forgotten(&id) {
-            Job::recovered(id, None, disk).delete();
-        } else if table.job(&id).is_none() {
-            // Its record was lost, but it was started: that is what matters most.
-            let job = Arc::new(Job::recovered(id, None, disk));
-            note_end(&job);
-            table.insert(job);
-        }
-    }
-    Ok(table)
-}
-
-fn note_end(job: &Job) {
-    if let Err(error) = job.write_record() {
-        // The next incarnation finds the same again.
-        eprintln!(
-            "em-runner: the end of job {} cannot be recorded: {error}",
-            job.id
-        );
     }
 }

@@ -1,12 +1,14 @@
 //! Moves what a job writes from its pipe into its log.
 //!
 //! The disk may make a writer wait, so appending happens on a blocking thread, many reads at a time; an idle pipe holds
-//! no thread and no buffer.
+//! no thread and no buffer. What is in the pipe when the pump is stopped is taken too: nothing that a command wrote
+//! before it ended is lost or uncounted, however slow the disk.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::{Errno, ioctl_fionread};
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
@@ -30,7 +32,8 @@ enum Found {
     End,
 }
 
-/// Pumps until the end of the pipe, or until `stop` is true; then answers the pipe, which somebody holds open still.
+/// Pumps until the end of the pipe, or until `stop` is true; then takes what is in the pipe at that moment, and answers
+/// the pipe, which somebody holds open still.
 pub(crate) async fn pump(
     pipe: Receiver,
     job: Arc<Job>,
@@ -41,7 +44,7 @@ pub(crate) async fn pump(
     loop {
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => return Arc::into_inner(pipe),
+            _ = stop.wait_for(|stop| *stop) => break,
             ready = pipe.readable() => ready.ok()?,
         }
         match read(&pipe) {
@@ -56,6 +59,7 @@ pub(crate) async fn pump(
             Found::End => return None,
         }
     }
+    take_rest(pipe, job, log).await
 }
 
 /// Appends what was read and what else is there, up to a bound.
@@ -71,6 +75,39 @@ fn append_available(pipe: &Receiver, job: &Job, log: &Log, mut data: Vec<u8>) ->
     log.append(&data, &job.budget);
     job.announce_output();
     Found::Data(Vec::new())
+}
+
+/// Appends what the pipe holds now, and answers the pipe unless that was all there will be.
+async fn take_rest(pipe: Arc<Receiver>, job: Arc<Job>, log: Arc<Log>) -> Option<Receiver> {
+    let taking = spawn_blocking(move || match append_held(&pipe, &job, &log) {
+        Found::End => None,
+        Found::Data(_) | Found::Nothing => Arc::into_inner(pipe),
+    });
+    taking.await.ok().flatten()
+}
+
+/// Appends as many bytes as the pipe holds at this moment: who writes on meanwhile does not prolong it.
+fn append_held(pipe: &Receiver, job: &Job, log: &Log) -> Found {
+    // Cannot fail for a pipe; if it did, one full pipe would be the bound.
+    let held = ioctl_fionread(pipe).unwrap_or(READ_BYTES as u64);
+    let mut left = usize::try_from(held).unwrap_or(usize::MAX);
+    while left > 0 {
+        // Not by the runtime's readiness, which may be behind the pipe.
+        let mut data = vec![0; left.min(READ_BYTES)];
+        match rustix::io::read(pipe, &mut data) {
+            Ok(0) => return Found::End,
+            Ok(count) => {
+                data.truncate(count);
+                log.append(&data, &job.budget);
+                job.announce_output();
+                left = left.saturating_sub(count);
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Found::Nothing,
+            Err(_) => return Found::End,
+        }
+    }
+    Found::Nothing
 }
 
 fn read(pipe: &Receiver) -> Found {
@@ -113,5 +150,64 @@ async fn discard(pipe: &Receiver) {
             return;
         }
         tokio::time::sleep(DISCARD_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+
+    use super::super::job::{Beginning, Disk};
+    use super::super::journal::{Folder, Journal};
+    use super::super::stdin::Stdin;
+    use super::*;
+    use crate::ids::{Fence, JobId};
+
+    /// The write end of a pipe, its read end, and a job to pump into.
+    fn job_with_pipe(state: &std::path::Path) -> (io::PipeWriter, Receiver, Arc<Job>) {
+        let disk = Disk {
+            folder: Folder::open(state).unwrap(),
+            journal: Arc::new(Mutex::new(Journal::open(state).unwrap().0)),
+        };
+        let beginning = Beginning {
+            id: JobId::new("job").unwrap(),
+            fence: Fence::LOWEST,
+            incarnation: "incarnation",
+            output_limit: 1 << 30,
+            stdin: Stdin::closed(),
+        };
+        let (read, write) = io::pipe().unwrap();
+        let pipe = Receiver::from_owned_fd(read.into()).unwrap();
+        (write, pipe, Arc::new(Job::new(beginning, &disk).0))
+    }
+
+    #[tokio::test]
+    async fn what_a_stopped_pump_finds_in_the_pipe_is_kept() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut write, pipe, job) = job_with_pipe(state.path());
+        write.write_all(&[b'x'; 60_000]).unwrap();
+        let (_stop, stopped) = watch::channel(true);
+        let log = Arc::clone(&job.stdout);
+        let pipe = pump(pipe, Arc::clone(&job), log, stopped).await;
+        assert_eq!(job.stdout.counts().total, 60_000);
+        // Somebody holds it open, so it is handed on; what is written from now on is not the job's.
+        let pipe = pipe.unwrap();
+        write.write_all(b"later").unwrap();
+        assert_eq!(ioctl_fionread(&pipe).unwrap(), 5);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_writer_that_goes_on_does_not_keep_a_stopped_pump() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut write, pipe, job) = job_with_pipe(state.path());
+        // Writes until the last reader is gone, which is when this test has what it wants.
+        let writer = std::thread::spawn(move || while write.write_all(&[b'x'; 4096]).is_ok() {});
+        let (_stop, stopped) = watch::channel(true);
+        let log = Arc::clone(&job.stdout);
+        let pipe = pump(pipe, Arc::clone(&job), log, stopped).await;
+        assert!(job.stdout.counts().total <= READ_BYTES as u64);
+        drop(pipe.unwrap());
+        writer.join().unwrap();
     }
 }

@@ -20,6 +20,9 @@ struct Known {
 pub(crate) struct Table {
     ids: HashMap<JobId, Known>,
     records: usize,
+    /// Those that have begun in this incarnation and had not ended when one was last asked for; so that to count them
+    /// takes no look at every id.
+    running: Vec<Arc<Job>>,
     /// The runner shuts down: nothing starts any more.
     closed: bool,
 }
@@ -30,15 +33,15 @@ impl Table {
         Self {
             ids: HashMap::new(),
             records: 0,
+            running: Vec::new(),
             closed: false,
         }
     }
 
-    /// Takes in what the journal says of an id, apart from its record.
+    /// Takes in the floor that the journal says of an id which was not forgotten.
     pub(crate) fn recall(&mut self, id: JobId, fact: &Fact) {
         let known = self.ids.entry(id).or_default();
         known.floor = Fence::new(fact.floor).ok();
-        known.forgotten = fact.forgotten;
     }
 
     /// All that a journal must hold.
@@ -104,16 +107,13 @@ impl Table {
             incarnation: incarnation.to_owned(),
         };
         self.admit(incarnation, &permit)?;
-        let running = self
-            .ids
-            .values()
-            .filter_map(|known| known.job.as_ref())
-            .filter(|job| job.fate().is_none());
-        if running.count() >= max_running {
+        self.running.retain(|job| job.fate().is_none());
+        if self.running.len() >= max_running {
             return Err(Refusal::Exhausted(
                 "too many commands are running in this environment",
             ));
         }
+        self.running.push(Arc::clone(job));
         self.insert(Arc::clone(job));
         Ok(())
     }
@@ -173,5 +173,54 @@ impl Table {
     /// Accepts no start any more.
     pub(crate) fn close(&mut self) {
         self.closed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::job::{Beginning, Disk};
+    use super::super::journal::{Folder, Journal};
+    use super::super::stdin::Stdin;
+    use super::*;
+    use crate::proto::StartError;
+
+    fn new_job(disk: &Disk, id: &str) -> Arc<Job> {
+        let beginning = Beginning {
+            id: JobId::new(id).unwrap(),
+            fence: Fence::LOWEST,
+            incarnation: "now",
+            output_limit: 0,
+            stdin: Stdin::closed(),
+        };
+        Arc::new(Job::new(beginning, disk).0)
+    }
+
+    #[test]
+    fn only_running_jobs_take_a_place() {
+        let state = tempfile::tempdir().unwrap();
+        let disk = Disk {
+            folder: Folder::open(state.path()).unwrap(),
+            journal: Arc::new(Mutex::new(Journal::open(state.path()).unwrap().0)),
+        };
+        let mut table = Table::new();
+        let jobs = ["a", "b", "c", "d"].map(|id| new_job(&disk, id));
+        table.begin("now", &jobs[0], 2).unwrap();
+        table.begin("now", &jobs[1], 2).unwrap();
+        // A second start of an id takes no place, nor does one that is refused.
+        assert_eq!(
+            table.begin("now", &jobs[1], 9),
+            Err(Refusal::AlreadyStarted)
+        );
+        let refused = table.begin("now", &jobs[2], 2);
+        assert!(matches!(refused, Err(Refusal::Exhausted(_))));
+        jobs[0].end(super::super::driver::start_failed(StartError::default()));
+        table.forget(&jobs[0].id, Fence::LOWEST);
+        table.begin("now", &jobs[2], 2).unwrap();
+        let refused = table.begin("now", &jobs[3], 2);
+        assert!(matches!(refused, Err(Refusal::Exhausted(_))));
+        // Who has ended is not held on to beyond the next start.
+        assert_eq!((Arc::strong_count(&jobs[0]), table.running.len()), (1, 2));
     }
 }

@@ -39,6 +39,18 @@ pub const MAX_FRAME_BYTES: usize = 256 * 1024;
 /// The largest message in either direction, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
+/// Says something on standard error. Unlike `eprintln!` it does not panic where that cannot be written, such as on a full
+/// disk, which PID 1 must outlive.
+#[cfg(feature = "server")]
+macro_rules! complain {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+#[cfg(feature = "server")]
+pub(crate) use complain;
+
 #[cfg(feature = "server")]
 mod args;
 #[cfg(feature = "server")]

@@ -25,14 +25,14 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Command::Connect(path)) => crate::connect::run(&path).map_err(|error| error.to_string()),
         Ok(Command::Version) => print_version(),
         Err(error) => {
-            eprintln!("em-runner: {error}");
+            crate::complain!("em-runner: {error}");
             return ExitCode::from(2);
         }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("em-runner: {error}");
+            crate::complain!("em-runner: {error}");
             ExitCode::FAILURE
         }
     }

@@ -224,7 +224,7 @@ impl Job {
     /// the end, and before the tails, so that a file with a tail is never taken for one without. Blocks on the disk.
     pub(crate) fn end(&self, fate: Fate) {
         if let Err(error) = self.write_record_with(Some(&fate)) {
-            eprintln!(
+            crate::complain!(
                 "em-runner: the final record of job {} cannot be written: {error}",
                 self.id
             );

@@ -250,7 +250,7 @@ impl Jobs {
     fn note(&self, fact: &Fact) {
         if let Err(error) = self.journal().append(fact) {
             // Memory holds it for this incarnation, and the next one refuses what was leased for this one.
-            eprintln!("em-runner: the journal cannot be written: {error}");
+            crate::complain!("em-runner: the journal cannot be written: {error}");
         }
     }
 
@@ -269,7 +269,7 @@ impl Jobs {
             // Whatever happens meanwhile is appended after this.
             let facts = self.table().facts();
             if let Err(error) = journal.rewrite(&facts) {
-                eprintln!("em-runner: the journal cannot be written anew: {error}");
+                crate::complain!("em-runner: the journal cannot be written anew: {error}");
             }
         }
     }

@@ -59,14 +59,14 @@ fn drop_facts(disk: &Disk, table: &Table) {
     let mut journal = disk.journal.lock().unwrap_or_else(PoisonError::into_inner);
     if let Err(error) = journal.rewrite(&table.facts()) {
         // The next incarnation finds the same again.
-        eprintln!("em-runner: the journal cannot be written anew: {error}");
+        crate::complain!("em-runner: the journal cannot be written anew: {error}");
     }
 }
 
 fn note_end(job: &Job) {
     if let Err(error) = job.write_record() {
         // The next incarnation finds the same again.
-        eprintln!(
+        crate::complain!(
             "em-runner: the end of job {} cannot be recorded: {error}",
             job.id
         );

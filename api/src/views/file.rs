@@ -151,15 +151,19 @@ fn joined(folder: &Octets, name: &Octets) -> Octets {
     [folder, b"/", &name.0].concat().into()
 }
 
+/// What a page token of this list begins with, so that a foreign or a made-up one is refused.
+const TOKEN_MARK: &[u8] = b"files-1:";
+
 /// The page token of what follows a name.
 fn token_after(name: &Octets) -> String {
-    URL_SAFE_NO_PAD.encode(&name.0)
+    URL_SAFE_NO_PAD.encode([TOKEN_MARK, &name.0].concat())
 }
 
 /// The name in a page token that [`ListingView`] made; nothing where it is none.
 pub(crate) fn name_in_token(token: &str) -> Option<Octets> {
-    let name = URL_SAFE_NO_PAD.decode(token).ok()?;
-    Some(Octets(Bytes::from(name)))
+    let marked = URL_SAFE_NO_PAD.decode(token).ok()?;
+    let name = marked.strip_prefix(TOKEN_MARK)?;
+    Some(Octets(Bytes::copy_from_slice(name)))
 }
 
 #[cfg(test)]

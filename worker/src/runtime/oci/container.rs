@@ -53,6 +53,7 @@ impl Host {
 
     /// Makes all that the OCI runtime needs to start the container.
     fn prepare(&self, placement: &Placement, record: &Record, lock: &Lock) -> io::Result<Launch> {
+        let skeleton = self.skeletons.get()?;
         let home = self.layout.home(&placement.uid);
         let cgroup = self.layout.cgroup(&placement.uid);
         let Delegated { unified, memory } = self.cgroups.delegate(&cgroup, record.first_host_id)?;
@@ -66,7 +67,7 @@ impl Host {
         let config = Container {
             record,
             resources: &placement.spec.resources,
-            skeleton: &self.skeleton,
+            skeleton,
             root: STAGE.as_ref(),
             runner: &self.runner,
             volume: &home.volume(),
@@ -82,7 +83,7 @@ impl Host {
             bundle: home.bundle(),
             pid_file: home.pid_file(),
             log: home.log(),
-            root: self.skeleton.root.clone(),
+            root: skeleton.root.clone(),
             inherited,
             lock: lock.share()?,
         })

@@ -34,7 +34,7 @@ use super::program::Program;
 use super::ranges::Ranges;
 use super::record::Record;
 use super::settings::OciSettings;
-use super::skeleton::Skeleton;
+use super::skeleton::Skeletons;
 
 /// The only image there is here.
 const HOST_IMAGE: &str = "host";
@@ -46,12 +46,12 @@ pub(super) struct Host {
     pub(super) cgroups: Cgroups,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ranges: Ranges,
-    pub(super) skeleton: Skeleton,
+    pub(super) skeletons: Skeletons,
     pub(super) runner: PathBuf,
 }
 
 impl Host {
-    /// Makes the folders, the image and the runner's file, where they are not there yet.
+    /// Makes the folders and the runner's file, where they are not there yet, and begins with the image.
     pub(super) fn open(
         settings: &OciSettings,
         instance: InstanceId,
@@ -77,7 +77,7 @@ impl Host {
             program: Program::new(settings.binary.clone(), layout.runtime_state()),
             cgroups: Cgroups::mounted()?,
             ranges: Ranges::new(layout.ranges(), layout.locks(), instance),
-            skeleton: Skeleton::ready(&layout.images(), &layout.locks())?,
+            skeletons: Skeletons::begin(layout.images(), layout.locks())?,
             layout,
             clock,
             runner,

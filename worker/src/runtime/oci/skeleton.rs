@@ -11,6 +11,7 @@ use std::fs::{self, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
 
@@ -76,6 +77,44 @@ const COPIED_PREFIXES: [&str; 2] = ["java-", "python3"];
 
 /// A file of `/etc` that is larger is no configuration.
 const LARGEST_FILE: u64 = 8 << 20;
+
+/// The skeleton, made in the background from the first moment on: it has hundreds of small files, for which the start of
+/// the service need not wait. Who needs it first waits for it.
+pub(super) struct Skeletons {
+    images: PathBuf,
+    locks: PathBuf,
+    made: Arc<OnceLock<Skeleton>>,
+}
+
+impl Skeletons {
+    /// Begins to make it.
+    pub(super) fn begin(images: PathBuf, locks: PathBuf) -> io::Result<Self> {
+        let skeletons = Self {
+            images,
+            locks,
+            made: Arc::default(),
+        };
+        let (images, locks) = (skeletons.images.clone(), skeletons.locks.clone());
+        let made = Arc::clone(&skeletons.made);
+        std::thread::Builder::new()
+            .name("skeleton".to_owned())
+            .spawn(move || match Skeleton::ready(&images, &locks) {
+                Ok(skeleton) => drop(made.set(skeleton)),
+                // Whoever needs it tries again, and tells his caller.
+                Err(error) => tracing::warn!(%error, "the image of this machine is not made yet"),
+            })?;
+        Ok(skeletons)
+    }
+
+    /// The skeleton; blocks while it is being made.
+    pub(super) fn get(&self) -> io::Result<&Skeleton> {
+        if let Some(skeleton) = self.made.get() {
+            return Ok(skeleton);
+        }
+        let skeleton = Skeleton::ready(&self.images, &self.locks)?;
+        Ok(self.made.get_or_init(|| skeleton))
+    }
+}
 
 /// The image, ready to be mounted.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! Time and randomness, injected, so that tests can set the one and repeat the other.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -55,9 +55,4 @@ pub fn new_worker_id(clock: &dyn Clock) -> WorkerId {
     let id = Uuid::from_bytes(clock.random()).simple().to_string();
     WorkerId::new(id)
         .unwrap_or_else(|_| unreachable!("hexadecimal digits keep the rule of worker ids"))
-}
-
-/// What is left of `whole` after `since`, by the monotonic clock.
-pub fn remaining(clock: &dyn Clock, since: Instant, whole: Duration) -> Duration {
-    whole.saturating_sub(clock.monotonic().saturating_duration_since(since))
 }

@@ -11,8 +11,8 @@ use crate::admission::{JobRequest, Refusal};
 use crate::artifact::Artifact;
 use crate::environment::{Environment, EnvironmentEvent, Phase};
 use crate::ids::{
-    ArtifactId, EnvironmentId, EnvironmentRef, Fence, Generation, Incarnation, InstanceId, JobId,
-    JobRef, TenantId, WorkerId,
+    ArtifactId, EnvironmentId, EnvironmentRef, Fence, Generation, InstanceId, JobId, JobRef,
+    TenantId, WorkerId,
 };
 use crate::job::{CancelRequest, Job, JobKind, JobState, Outcome, Progress, QueueLane};
 use crate::lease::Beat;
@@ -409,18 +409,6 @@ pub trait Store: Send + Sync {
 
     /// Numbers for people and monitors.
     async fn counts(&self) -> Result<StoreCounts, StoreError>;
-
-    /// Whether a start of PID 1 is still that of the environment's record.
-    async fn is_current(
-        &self,
-        at: &EnvironmentRef,
-        incarnation: &Incarnation,
-    ) -> Result<bool, StoreError> {
-        Ok(self
-            .environment(at)
-            .await?
-            .is_some_and(|found| found.incarnation.as_ref() == Some(incarnation)))
-    }
 }
 
 /// What is past its time.

@@ -1,0 +1,4 @@
+//! Environments as pods of a Kubernetes cluster.
+
+pub mod access;
+pub mod channel;

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +31,14 @@ pub(crate) enum Command {
     /// Look at the settings without starting anything
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look what this machine lacks to hold environments, and say what mends it
+    ///
+    /// Makes an environment for trial and removes it again. Exits with 1 if no environment can be had.
+    Doctor(SettingsArgs),
+    /// Run a command as root of the user namespace that holds an ordinary user's environments
+    ///
+    /// There it may look into their files and remove them, which the user himself may not.
+    Unshare(UnshareArgs),
     /// Print the OpenAPI document of the HTTP API
     Openapi,
     /// Print the program's version
@@ -43,6 +52,19 @@ pub(crate) enum ConfigCommand {
     Check(SettingsArgs),
     /// Print the effective settings as TOML, each with where it came from, secrets redacted
     Show(SettingsArgs),
+}
+
+/// What is run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UnshareArgs {
+    /// The command and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// Where the settings come from.

@@ -5,10 +5,12 @@
 
 mod args;
 mod config_command;
+mod doctor;
 mod failure;
 mod key_file;
 mod print;
 mod roles;
+mod rootless;
 mod serve;
 mod signals;
 mod wire;
@@ -33,6 +35,8 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(settings) => return serve::serve(settings),
+        Command::Doctor(settings) => return doctor::run(settings),
+        Command::Unshare(args) => return rootless::unshare(&args.command),
         Command::Openapi => openapi()?,
         Command::Config(ConfigCommand::Check(settings)) => config_command::check(settings)?,
         Command::Config(ConfigCommand::Show(settings)) => config_command::show(settings)?,

@@ -1,7 +1,7 @@
 //! `serve`: API and worker in one process, from the settings to the last answer.
 //!
 //! ```text
-//!   settings ▶ log ▶ lock of the data folder ▶ socket ▶ key ▶ ports ▶ worker + API ▶ ready
+//!   settings ▶ log ▶ lock of the data folder ▶ namespace ▶ socket ▶ key ▶ ports ▶ worker + API ▶ ready
 //!                                                                        │
 //!   1st signal: soft token ─▶ both finish or hand back ─▶ exit 0         │ either fails: soft token, exit 1
 //!   2nd signal: exit at once, 128 + signal
@@ -25,6 +25,7 @@ use crate::args::SettingsArgs;
 use crate::failure::Failure;
 use crate::key_file;
 use crate::roles::Roles;
+use crate::rootless;
 use crate::signals::{Signals, exit_code};
 use crate::wire::Ports;
 
@@ -37,6 +38,10 @@ pub(crate) fn serve(args: &SettingsArgs) -> Result<ExitCode, Failure> {
     telemetry::begin(&loaded.settings.telemetry)
         .map_err(|error| Failure::new("the log cannot begin", error))?;
     let _owned = data_lock(&loaded.data_dir).map_err(|error| Failure::told(&error))?;
+    if loaded.settings.worker.concurrency > 0 {
+        // Before the first thread: the kernel lets none of many into another namespace.
+        rootless::settle(&loaded.settings.runtime)?;
+    }
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads())
         .enable_all()

@@ -2,7 +2,7 @@
 
 mod blobs;
 mod queue;
-mod runtime;
+pub(crate) mod runtime;
 mod store;
 
 use std::path::Path;

@@ -197,6 +197,18 @@ pub enum RuntimeKind {
     Oci,
 }
 
+/// Whether the worker becomes root of a user namespace before it makes environments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rootless {
+    /// Where it is not root.
+    Auto,
+    /// It does, and refuses to start as root.
+    True,
+    /// It does not, and refuses to start where it is not root.
+    False,
+}
+
 /// Section `runtime`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -207,6 +219,8 @@ pub struct RuntimeSettings {
     pub default_image: String,
     /// The OCI runtime's program: a name on the PATH or a path.
     pub binary: PathBuf,
+    /// Whether environments are made in a user namespace of an ordinary user.
+    pub rootless: Rootless,
 }
 
 impl Default for RuntimeSettings {
@@ -215,6 +229,7 @@ impl Default for RuntimeSettings {
             kind: RuntimeKind::Oci,
             default_image: "host".to_owned(),
             binary: PathBuf::from("runc"),
+            rootless: Rootless::Auto,
         }
     }
 }

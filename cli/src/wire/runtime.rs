@@ -20,13 +20,18 @@ pub(crate) fn open(
 ) -> Result<Arc<dyn Runtime>, Failure> {
     match settings.kind {
         RuntimeKind::Oci => {
-            let oci = OciSettings {
-                binary: settings.binary.clone(),
-                ..OciSettings::new(data_dir.join("environments"))
-            };
+            let oci = oci_settings(settings, data_dir);
             let runtime =
                 OciRuntime::open(&oci, instance, clock).map_err(|error| Failure::told(&error))?;
             Ok(Arc::new(runtime))
         }
+    }
+}
+
+/// What the OCI adapter needs to know.
+pub(crate) fn oci_settings(settings: &RuntimeSettings, data_dir: &Path) -> OciSettings {
+    OciSettings {
+        binary: settings.binary.clone(),
+        ..OciSettings::new(data_dir.join("environments"))
     }
 }

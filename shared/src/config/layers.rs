@@ -18,6 +18,13 @@ pub(super) struct Layers {
 impl Layers {
     /// Takes a value that has its type already, as a file has. The key must be a known one.
     pub(super) fn put(&mut self, key: &str, value: Value, origin: Origin) {
+        let value = match (value, keys::known().get(key)) {
+            // For a key that takes a word, `true` is one.
+            (Value::Boolean(word), Some(serde_json::Value::String(_))) => {
+                Value::String(word.to_string())
+            }
+            (value, _) => value,
+        };
         match deserialize([(key, &value)]) {
             Ok(_) => {
                 self.written.insert(key.to_owned(), (value, origin));

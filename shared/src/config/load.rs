@@ -76,7 +76,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::AuthMode;
+    use crate::config::{AuthMode, Rootless};
 
     /// Sources with a place for data, these variables, and this file if it is not empty.
     fn sources(folder: &tempfile::TempDir, file: &str, variables: &[(&str, &str)]) -> Sources {
@@ -165,6 +165,22 @@ mod tests {
         assert_eq!(settings.auth.keys_file, Some("/keys".into()));
         assert_eq!(settings.registry.agent_name, "ada");
         assert_eq!(settings.runtime.default_image, "python:3");
+    }
+
+    #[test]
+    fn a_word_may_be_a_truth() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (file, variables, expected) in [
+            ("", &[][..], Rootless::Auto),
+            ("[runtime]\nrootless = true", &[], Rootless::True),
+            ("[runtime]\nrootless = \"false\"", &[], Rootless::False),
+            ("", &[("EM_RUNTIME__ROOTLESS", "true")], Rootless::True),
+        ] {
+            let loaded = load(&sources(&folder, file, variables)).expect("loads");
+            assert_eq!(loaded.settings.runtime.rootless, expected, "{file}");
+        }
+        let faults = faults("[runtime]\nrootless = 1", &[]);
+        assert!(faults[0].contains("runtime.rootless (file "), "{faults:?}");
     }
 
     #[test]

@@ -9,7 +9,12 @@ use shared::ids::{EnvironmentUid, InstanceId};
 use shared::ports::Runtime;
 use tempfile::TempDir;
 use tests::conformance::runtime::{Bed, Given};
-use worker::runtime::oci::{OciRuntime, OciSettings};
+use worker::runtime::oci::{OciRuntime, OciSettings, Standing};
+
+/// Whether these tests run as an ordinary user, root of a namespace of his own: then there are no cgroups and few ids.
+pub(crate) fn is_rootless() -> bool {
+    Standing::of_this_process().expect("/proc").is_namespace()
+}
 
 /// A data folder of its own. What is left in it at the end, also at a failure, is deleted.
 pub(crate) struct Bench {

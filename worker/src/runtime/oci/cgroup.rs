@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use super::standing::Standing;
 use super::{files, process};
 
 /// How long the kernel may take to empty a cgroup whose processes were killed.
@@ -51,6 +52,14 @@ pub(super) struct Delegated {
 }
 
 impl Cgroups {
+    /// What a process may use: root all that is mounted, others nothing.
+    pub(super) fn of(standing: Standing) -> io::Result<Self> {
+        match standing {
+            Standing::Root => Self::mounted(),
+            Standing::Namespace(_) | Standing::Powerless => Ok(Self::default()),
+        }
+    }
+
     /// Finds what is mounted.
     pub(super) fn mounted() -> io::Result<Self> {
         Ok(Self::parse(&fs::read_to_string("/proc/self/mountinfo")?))

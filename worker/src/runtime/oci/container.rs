@@ -34,7 +34,7 @@ impl Host {
     ) -> Result<Started, RuntimeError> {
         let started = Started {
             container: Layout::container(&placement.uid),
-            limits_not_enforced: vec!["storage".to_owned()],
+            limits_not_enforced: self.not_enforced(),
         };
         let ending = self.layout.home(&placement.uid).ending().exists();
         if !ending && self.first(&placement.uid)?.is_some() {
@@ -49,6 +49,16 @@ impl Host {
             return Err(error);
         }
         Ok(started)
+    }
+
+    /// What of a spec nothing holds an environment to. Without cgroups its processes are still counted, by an rlimit.
+    fn not_enforced(&self) -> Vec<String> {
+        let limits: &[&str] = if self.standing.is_namespace() {
+            &["cpu", "memory", "storage"]
+        } else {
+            &["storage"]
+        };
+        limits.iter().map(|limit| (*limit).to_owned()).collect()
     }
 
     /// Makes all that the OCI runtime needs to start the container.
@@ -72,7 +82,7 @@ impl Host {
             runner: &self.runner,
             volume: &home.volume(),
             state: &home.runner_state(),
-            cgroup: &cgroup,
+            cgroup: (!self.standing.is_namespace()).then_some(cgroup.as_str()),
             cgroup_fd,
             memory_fd,
         };

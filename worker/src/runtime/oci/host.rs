@@ -23,24 +23,27 @@ use shared::ids::{EnvironmentUid, InstanceId};
 use shared::ports::{Placement, RuntimeError, Sight, Started};
 
 use super::cgroup::Cgroups;
+use super::checks::{self, Check};
 use super::container::ask_to_end;
 use super::fault::unavailable;
 use super::files;
 use super::layout::Layout;
 use super::life::make_folders;
 use super::lock::Lock;
-use super::process::FirstProcess;
+use super::process::{FirstProcess, Proof};
 use super::program::Program;
 use super::ranges::Ranges;
 use super::record::Record;
 use super::settings::OciSettings;
 use super::skeleton::Skeletons;
+use super::standing::Standing;
 
 /// The only image there is here.
 const HOST_IMAGE: &str = "host";
 
 /// This machine, as a place for environments.
 pub(super) struct Host {
+    pub(super) standing: Standing,
     pub(super) layout: Layout,
     pub(super) program: Program,
     pub(super) cgroups: Cgroups,
@@ -57,6 +60,7 @@ impl Host {
         instance: InstanceId,
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
+        let standing = Standing::of_this_process()?;
         files::folder(&settings.folder, 0o700)?;
         let folder = fs::canonicalize(&settings.folder)?;
         if folder.to_str().is_none() {
@@ -75,13 +79,19 @@ impl Host {
         }
         Ok(Self {
             program: Program::new(settings.binary.clone(), layout.runtime_state()),
-            cgroups: Cgroups::mounted()?,
-            ranges: Ranges::new(layout.ranges(), layout.locks(), instance),
+            cgroups: Cgroups::of(standing)?,
+            ranges: Ranges::new(layout.ranges(), layout.locks(), instance, standing.ids()),
+            standing,
             skeletons: Skeletons::begin(layout.images(), layout.locks())?,
             layout,
             clock,
             runner,
         })
+    }
+
+    /// What this machine has of what containers need.
+    pub(super) fn checks(&self) -> Vec<Check> {
+        checks::of_the_machine(self.standing, &self.program, &self.cgroups)
     }
 
     pub(super) fn create(&self, placement: &Placement) -> Result<Started, RuntimeError> {
@@ -173,8 +183,12 @@ impl Host {
     /// The life's PID 1, if it is alive.
     pub(super) fn first(&self, uid: &EnvironmentUid) -> Result<Option<FirstProcess>, RuntimeError> {
         let pid_file = self.layout.home(uid).pid_file();
-        FirstProcess::find(&pid_file, &self.layout.cgroup(uid))
-            .map_err(unavailable("PID 1 cannot be looked at"))
+        let proof = if self.standing.is_namespace() {
+            Proof::Volume(self.layout.home(uid).volume())
+        } else {
+            Proof::Cgroup(self.layout.cgroup(uid))
+        };
+        FirstProcess::find(&pid_file, &proof).map_err(unavailable("PID 1 cannot be looked at"))
     }
 
     /// Does something while nobody else does anything to the life.

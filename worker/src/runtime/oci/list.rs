@@ -1,8 +1,7 @@
-//! What this instance holds on this machine, and whether the machine can hold anything.
+//! What this instance holds on this machine.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 
 use jiff::Timestamp;
 use shared::ports::{Holding, RuntimeError};
@@ -42,36 +41,6 @@ impl Host {
             }
         }
         Ok(found.into_values().collect())
-    }
-
-    /// Whether containers can be started here; answers the OCI runtime's version.
-    pub(super) fn check(&self) -> Result<String, RuntimeError> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(RuntimeError::Unavailable(
-                "environments are made by root: start the service as root".to_owned(),
-            ));
-        }
-        if self.cgroups.is_empty() {
-            return Err(RuntimeError::Unavailable(
-                "no cgroups are mounted, so limits cannot be set: mount them at /sys/fs/cgroup"
-                    .to_owned(),
-            ));
-        }
-        let namespaces = fs::read_to_string("/proc/sys/user/max_user_namespaces");
-        if !namespaces.is_ok_and(|most| most.trim() != "0") {
-            return Err(RuntimeError::Unavailable(
-                "user namespaces are switched off: sysctl -w user.max_user_namespaces=10000"
-                    .to_owned(),
-            ));
-        }
-        let binary = self.program.binary().display();
-        self.program.version().map_err(|error| {
-            RuntimeError::Unavailable(if error.kind() == io::ErrorKind::NotFound {
-                format!("the OCI runtime `{binary}` is not installed: apt-get install runc")
-            } else {
-                format!("the OCI runtime `{binary}` does not run: {error}")
-            })
-        })
     }
 
     fn seconds_since(&self, then: Timestamp) -> u64 {

@@ -1,8 +1,10 @@
-//! Environments as containers of an OCI runtime on this machine, run by root.
+//! Environments as containers of an OCI runtime on this machine, run by root or, in a user namespace, by anybody.
 //!
 //! ```text
 //!  OciRuntime (async, the port)
 //!    └─ Host (blocking)          create, start, stop, delete, kill, inspect: see host.rs
+//!         ├─ standing, namespace, subordinate what this process may do here, and how an ordinary user comes to it
+//!         ├─ checks, trial                    what the machine must have
 //!         ├─ life, container                  the folder and the container of one life
 //!         ├─ layout, record, lock, ranges     what is where, whose it is, one at a time, which host uids
 //!         ├─ skeleton, spec, seccomp          the image `host`, config.json, the system calls
@@ -20,6 +22,7 @@
 
 mod accounts;
 mod cgroup;
+mod checks;
 mod container;
 mod fault;
 mod files;
@@ -29,6 +32,7 @@ mod layout;
 mod life;
 mod list;
 mod lock;
+mod namespace;
 mod process;
 mod program;
 mod ranges;
@@ -39,6 +43,9 @@ mod settings;
 mod skeleton;
 mod socket;
 mod spec;
+mod standing;
+mod subordinate;
+mod trial;
 
 use std::io;
 use std::sync::Arc;
@@ -56,7 +63,11 @@ use shared::ports::{
 use fault::unavailable;
 use host::Host;
 
+pub use checks::{Check, Verdict, of_the_user, of_this_machine};
+pub use namespace::{NamespaceError, enter as enter_namespace};
 pub use settings::{OciSettings, RunnerProgram};
+pub use standing::Standing;
+pub use trial::trial;
 
 /// Holds environments as containers of this machine.
 pub struct OciRuntime {
@@ -168,12 +179,15 @@ impl Runtime for OciRuntime {
     }
 
     async fn check(&self) -> Result<(), RuntimeError> {
-        let version = self.on_host(Host::check).await?;
-        if program::is_unsound(&version) && !self.warned.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                %version,
-                "this runc is older than 1.2.8; unless the distribution has mended it, code can break out of it"
-            );
+        let checks = self.on_host(|host| Ok(host.checks())).await?;
+        let first_time = !self.warned.swap(true, Ordering::Relaxed);
+        for check in checks {
+            if first_time && check.verdict == Verdict::Lacking {
+                tracing::warn!(mend = check.mend, "{}: {}", check.about, check.says);
+            }
+            if let Some(failure) = check.failure() {
+                return Err(RuntimeError::Unavailable(failure));
+            }
         }
         Ok(())
     }

@@ -1,17 +1,29 @@
 //! PID 1 of an environment as the host sees it: found, signalled, waited for, without ever touching another process.
 //!
 //! A pid alone proves nothing, since pids are used again. A process is taken for PID 1 of a life only if it is the
-//! first of a pid namespace and in the life's own cgroup, which nothing else can be in; the descriptor that is signalled
-//! was opened before that was checked, so it is the same process.
+//! first of a pid namespace and has what nothing else can have ([`Proof`]); the descriptor that is signalled was opened
+//! before that was checked, so it is the same process.
 
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::spec::VOLUME;
+
+/// By what PID 1 of a life is known from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// It is in the cgroup of this name, or below it.
+    Cgroup(String),
+    /// This folder is mounted in it at [`VOLUME`]: for one without cgroups of its own.
+    Volume(PathBuf),
+}
 
 /// A living PID 1.
 #[derive(Debug)]
@@ -20,8 +32,8 @@ pub(super) struct FirstProcess {
 }
 
 impl FirstProcess {
-    /// The PID 1 that the OCI runtime wrote into `pid_file`, if it is alive and of this cgroup.
-    pub(super) fn find(pid_file: &Path, cgroup: &str) -> io::Result<Option<Self>> {
+    /// The PID 1 that the OCI runtime wrote into `pid_file`, if it is alive and the one that is meant.
+    pub(super) fn find(pid_file: &Path, proof: &Proof) -> io::Result<Option<Self>> {
         let Some(pid) = read_pid(pid_file)? else {
             return Ok(None);
         };
@@ -31,15 +43,12 @@ impl FirstProcess {
             Err(error) => return Err(error.into()),
         };
         let folder = format!("/proc/{}", pid.as_raw_nonzero());
-        let (Ok(status), Ok(cgroups)) = (
-            fs::read_to_string(format!("{folder}/status")),
-            fs::read_to_string(format!("{folder}/cgroup")),
-        ) else {
+        let Ok(status) = fs::read_to_string(format!("{folder}/status")) else {
             return Ok(None);
         };
         let process = Self { descriptor };
         let alive =
-            is_first(&status) && is_in(&cgroups, cgroup) && !process.wait(Some(Duration::ZERO))?;
+            is_first(&status) && proof.holds(&folder) && !process.wait(Some(Duration::ZERO))?;
         Ok(alive.then_some(process))
     }
 
@@ -55,6 +64,32 @@ impl FirstProcess {
     pub(super) fn wait(&self, limit: Option<Duration>) -> io::Result<bool> {
         ended(&self.descriptor, limit)
     }
+}
+
+impl Proof {
+    /// Whether it holds for the process of this folder of `/proc`.
+    fn holds(&self, process: &str) -> bool {
+        match self {
+            Self::Cgroup(name) => fs::read_to_string(format!("{process}/cgroup"))
+                .is_ok_and(|cgroups| is_in(&cgroups, name)),
+            Self::Volume(volume) => is_mounted_in(process, volume).unwrap_or_default(),
+        }
+    }
+}
+
+/// Whether a process finds this folder at [`VOLUME`]. Its root is followed, nothing that it could have made is.
+fn is_mounted_in(process: &str, volume: &Path) -> io::Result<bool> {
+    let path = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(CWD, format!("{process}/root"), path, Mode::empty())?;
+    let inside = openat(
+        root,
+        VOLUME.trim_start_matches('/'),
+        path | OFlags::NOFOLLOW,
+        Mode::empty(),
+    )?;
+    let own = openat(CWD, volume, path | OFlags::NOFOLLOW, Mode::empty())?;
+    let (inside, own) = (fstat(inside)?, fstat(own)?);
+    Ok((inside.st_dev, inside.st_ino) == (own.st_dev, own.st_ino))
 }
 
 /// A pid as the kernel writes it; nothing where it is none.
@@ -141,6 +176,7 @@ fn is_in(cgroups: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::oci::files;
 
     #[test]
     fn pid_1_is_known_by_its_namespace_and_its_cgroup() {
@@ -158,11 +194,17 @@ mod tests {
     fn another_process_is_never_taken_for_pid_1() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("pid");
-        let find = || FirstProcess::find(&file, "environment-manager-a-b").expect("a look");
-        assert!(find().is_none());
-        for text in [std::process::id().to_string().as_str(), "1", "", "-4", "x"] {
-            fs::write(&file, text).expect("written");
-            assert!(find().is_none(), "{text:?}");
+        for proof in [
+            Proof::Cgroup("environment-manager-a-b".to_owned()),
+            Proof::Volume(folder.path().to_owned()),
+        ] {
+            files::absent(fs::remove_file(&file)).expect("removed");
+            let find = || FirstProcess::find(&file, &proof).expect("a look");
+            assert!(find().is_none());
+            for text in [std::process::id().to_string().as_str(), "1", "", "-4", "x"] {
+                fs::write(&file, text).expect("written");
+                assert!(find().is_none(), "{text:?}");
+            }
         }
     }
 }

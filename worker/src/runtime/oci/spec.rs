@@ -20,7 +20,7 @@ pub(super) const USER: u32 = 1000;
 /// All that PID 1 may do beyond its uid.
 const CAPABILITIES: [&str; 3] = ["CAP_SETUID", "CAP_SETGID", "CAP_KILL"];
 /// Where the volume is.
-const VOLUME: &str = "/app";
+pub(super) const VOLUME: &str = "/app";
 /// Where the runner is.
 const RUNNER: &str = "/.em/runner";
 /// Where the runner keeps its records.
@@ -74,8 +74,8 @@ pub(super) struct Container<'a> {
     pub(super) volume: &'a Path,
     /// The runner's records.
     pub(super) state: &'a Path,
-    /// The name of its cgroup in every hierarchy.
-    pub(super) cgroup: &'a str,
+    /// The name of its cgroup in every hierarchy; none where this process may make no cgroups.
+    pub(super) cgroup: Option<&'a str>,
     /// The descriptor of its own cgroup of the unified hierarchy in PID 1.
     pub(super) cgroup_fd: Option<i32>,
     /// The descriptor of its own cgroup of the v1 memory hierarchy in PID 1.
@@ -119,8 +119,6 @@ impl Container<'_> {
             );
         }
         args.extend(["--uid", &USER.to_string(), "--gid", &USER.to_string()].map(str::to_owned));
-        let allowed = getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES);
-        let open_files = OPEN_FILES.min(allowed);
         json!({
             "user": {"uid": 0, "gid": 0},
             "args": args,
@@ -132,12 +130,25 @@ impl Container<'_> {
                 "effective": CAPABILITIES,
                 "permitted": CAPABILITIES,
             },
-            "rlimits": [
-                {"type": "RLIMIT_NOFILE", "soft": open_files, "hard": open_files},
-                // The machine's handler of core dumps is outside.
-                {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
-            ],
+            "rlimits": self.rlimits(),
         })
+    }
+
+    fn rlimits(&self) -> Value {
+        let allowed = getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES);
+        let mut limits = vec![
+            ("RLIMIT_NOFILE", OPEN_FILES.min(allowed)),
+            // The machine's handler of core dumps is outside.
+            ("RLIMIT_CORE", 0),
+        ];
+        if self.cgroup.is_none() {
+            // The kernel counts it by user and user namespace: so by environment, and PID 1 apart from the commands.
+            limits.push(("RLIMIT_NPROC", self.resources.pids.into()));
+        }
+        limits
+            .into_iter()
+            .map(|(kind, most)| json!({"type": kind, "soft": most, "hard": most}))
+            .collect()
     }
 
     fn mounts(&self) -> Vec<Value> {
@@ -193,17 +204,20 @@ impl Container<'_> {
             "size": ranges::SIZE,
         }]);
         let namespaces = ["user", "pid", "network", "ipc", "uts", "mount", "cgroup"];
-        json!({
-            "cgroupsPath": PathBuf::from("/").join(self.cgroup),
+        let mut linux = json!({
             "uidMappings": ids,
             "gidMappings": ids,
             "namespaces": namespaces.map(|kind| json!({"type": kind})),
-            "resources": self.limits(),
             "rootfsPropagation": "private",
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
             "seccomp": seccomp::profile(),
-        })
+        });
+        if let Some(cgroup) = self.cgroup {
+            linux["cgroupsPath"] = json!(PathBuf::from("/").join(cgroup));
+            linux["resources"] = self.limits();
+        }
+        linux
     }
 
     fn limits(&self) -> Value {

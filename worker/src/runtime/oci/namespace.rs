@@ -1,0 +1,111 @@
+//! How an ordinary user's process becomes root of a user namespace.
+//!
+//! ```text
+//!  this process, one thread                     two helpers, still outside
+//!    starts the helpers ───────────────────────▶ wait
+//!    unshares users and mounts ────────────────▶ newuidmap, newgidmap: 0 is the user, 1… his subordinate ids
+//!    is root of the namespace ◀───────────────── end
+//! ```
+//!
+//! It stays the same process, with the same number and parent. What it mounts is its own and ends with it; what it starts
+//! has the user's rights on the machine and no others.
+
+use std::io::{self, Read, Write};
+use std::process::{Child, Command, Stdio};
+
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, Uid};
+
+use super::checks;
+use super::standing::Standing;
+use super::subordinate::{Subordinate, map};
+
+/// Waits for a line, then becomes the command that it was given.
+const HELPER: &str = "read -r go && exec \"$@\"";
+
+/// Why there is no namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum NamespaceError {
+    /// The machine or the user lacks something; the text says what, and what mends it.
+    #[error("{0}")]
+    Lacking(String),
+    /// The system refused.
+    #[error(
+        "no user namespace can be had, for {doing}: {source}: `environment-manager doctor` looks into it"
+    )]
+    Refused {
+        /// At what.
+        doing: &'static str,
+        /// What it says.
+        source: io::Error,
+    },
+}
+
+/// Makes this process root of a user namespace, unless it is root already. It must have no other thread.
+pub fn enter() -> Result<(), NamespaceError> {
+    let refused = |doing| move |source| NamespaceError::Refused { doing, source };
+    if Standing::of_this_process().map_err(refused("its ids cannot be read"))?
+        != Standing::Powerless
+    {
+        return Ok(());
+    }
+    if let Some(missing) = checks::of_the_user()
+        .into_iter()
+        .find_map(checks::Check::failure)
+    {
+        return Err(NamespaceError::Lacking(missing));
+    }
+    let subordinate = Subordinate::of_this_user().map_err(refused("its ids cannot be read"))?;
+    let (uid, gid) = (Uid::effective().as_raw(), Gid::effective().as_raw());
+    let helpers = [
+        ("newuidmap", map(uid, &subordinate.uids)),
+        ("newgidmap", map(gid, &subordinate.gids)),
+    ]
+    .map(|(program, map)| Helper::start(program, &map));
+    let entered = unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS);
+    for helper in helpers {
+        let helper = helper.map_err(refused("the ids cannot be mapped"))?;
+        helper
+            .go(entered.is_ok())
+            .map_err(refused("the ids cannot be mapped"))?;
+    }
+    entered.map_err(|errno| refused("the kernel refuses it")(errno.into()))
+}
+
+/// A process that maps ids once this one is in its namespace.
+struct Helper(Child);
+
+impl Helper {
+    fn start(program: &str, map: &[String]) -> io::Result<Self> {
+        Command::new("sh")
+            .args(["-c", HELPER, "sh", program])
+            .arg(std::process::id().to_string())
+            .args(map)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map(Self)
+    }
+
+    /// Lets it map, or end without.
+    fn go(mut self, map: bool) -> io::Result<()> {
+        let stdin = self.0.stdin.take();
+        if !map {
+            drop(stdin);
+            return self.0.wait().map(drop);
+        }
+        if let Some(mut stdin) = stdin {
+            stdin.write_all(b"\n")?;
+        }
+        let mut said = String::new();
+        if let Some(mut stderr) = self.0.stderr.take() {
+            stderr.read_to_string(&mut said)?;
+        }
+        if self.0.wait()?.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other(said.trim().to_owned()))
+        }
+    }
+}

@@ -13,6 +13,8 @@ pub(crate) enum Command {
     Supervise,
     /// Splices standard input and output to the socket at the path.
     Connect(PathBuf),
+    /// Copies the program to the folder.
+    Install(PathBuf),
     /// Prints the version.
     Version,
 }
@@ -47,7 +49,7 @@ pub(crate) struct Settings {
 /// A command line that means nothing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ArgsError {
-    #[error("expected one of: init, connect, --version")]
+    #[error("expected one of: init, connect, install, --version")]
     NoCommand,
     #[error("unknown argument {0:?}")]
     Unknown(OsString),
@@ -65,18 +67,22 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Com
     let parsed = match command.to_str() {
         Some("init") => return parse_init(arguments).map(Command::Init),
         Some("supervise") => Command::Supervise,
-        Some("connect") => Command::Connect(
-            arguments
-                .next()
-                .ok_or(ArgsError::NoValue("connect"))?
-                .into(),
-        ),
+        Some("connect") => Command::Connect(path("connect", &mut arguments)?),
+        Some("install") => Command::Install(path("install", &mut arguments)?),
         Some("--version") => Command::Version,
         _ => return Err(ArgsError::Unknown(command)),
     };
     arguments
         .next()
         .map_or(Ok(parsed), |extra| Err(ArgsError::Unknown(extra)))
+}
+
+fn path(
+    command: &'static str,
+    arguments: &mut impl Iterator<Item = OsString>,
+) -> Result<PathBuf, ArgsError> {
+    let path = arguments.next().ok_or(ArgsError::NoValue(command))?;
+    Ok(path.into())
 }
 
 fn parse_init(mut arguments: impl Iterator<Item = OsString>) -> Result<Settings, ArgsError> {
@@ -173,6 +179,10 @@ mod tests {
         assert_eq!(
             parse_words(&["connect", "/a", "b"]),
             Err(ArgsError::Unknown("b".into()))
+        );
+        assert_eq!(
+            parse_words(&["install"]),
+            Err(ArgsError::NoValue("install"))
         );
     }
 }

@@ -66,7 +66,11 @@ mod ids;
 #[cfg(feature = "server")]
 mod init;
 #[cfg(feature = "server")]
+mod install;
+#[cfg(feature = "server")]
 mod jobs;
+#[cfg(feature = "server")]
+mod peer;
 #[cfg(feature = "server")]
 mod program;
 #[cfg(feature = "server")]

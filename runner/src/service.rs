@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, future};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::files::Files;
 use crate::ids::{Fence, IdError, JobId, Permit};
 use crate::jobs::{self, Jobs, LogError, Refusal, Sealed, StdinError};
+use crate::peer;
 use crate::proto::runner_server::{Runner, RunnerServer};
 use crate::proto::{self, seal_reply::Fate};
 use crate::{MAX_FRAME_BYTES, MAX_MESSAGE_BYTES};
@@ -34,13 +35,16 @@ pub(crate) async fn serve(
     let runner = RunnerServer::new(Service { jobs, files })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let connections = UnixListenerStream::new(listener).filter(|connection| {
+        future::ready(connection.as_ref().map_or(true, peer::is_from_outside))
+    });
     tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(runner)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+        .serve_with_incoming_shutdown(connections, stop)
         .await
 }
 

@@ -42,6 +42,12 @@ pub(crate) fn signal_below(root: Pid, signal: i32) {
     }
 }
 
+/// The parent of a process: 0 for one that came into the namespace from outside.
+pub(crate) fn parent(pid: Pid) -> Option<Pid> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&stat).map(|process| process.parent)
+}
+
 /// Kills everything below `root`; whether nothing is left.
 pub(crate) fn kill_rounds(root: Pid, patience: Duration) -> bool {
     kill_selected(|processes| living_below(root, processes), patience)

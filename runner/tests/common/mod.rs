@@ -410,19 +410,20 @@ pub fn env(pairs: &[(&str, &str)]) -> HashMap<String, String> {
         .collect()
 }
 
+/// The children of a process.
+pub fn children(pid: i32) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let lists = threads
+        .map(|thread| std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap());
+    lists
+        .collect::<String>()
+        .split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
+}
+
 /// The supervisor that has a command below it.
 pub fn supervisor_of(runner: u32) -> nix::unistd::Pid {
-    let children = |pid: i32| -> Vec<i32> {
-        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        let lists = threads.map(|thread| {
-            std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap()
-        });
-        lists
-            .collect::<String>()
-            .split_whitespace()
-            .map(|pid| pid.parse().unwrap())
-            .collect()
-    };
     let mut supervisors = children(runner.cast_signed()).into_iter();
     nix::unistd::Pid::from_raw(supervisors.find(|pid| !children(*pid).is_empty()).unwrap())
 }

@@ -47,6 +47,8 @@ fn add_common(path: &str, item: &mut PathItem) {
         &mut item.put,
         &mut item.post,
         &mut item.delete,
+        &mut item.patch,
+        &mut item.head,
     ];
     for operation in operations.into_iter().flatten() {
         for (status, description) in COMMON {

@@ -11,9 +11,11 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use shared::admission::Refusal;
+use shared::environment::PatchRefusal;
 use shared::ids::{InvalidId, JobId};
 use shared::job::{Job, JobState};
-use shared::ports::{BlobError, ListError, StoreError, SubmitError};
+use shared::ports::{BlobError, ListError, PatchError, StdinError, StoreError, SubmitError};
+use shared::stdin::StdinRefusal;
 use utoipa::ToSchema;
 
 /// The header that names the job of an original endpoint or a file route.
@@ -223,7 +225,7 @@ impl IntoResponse for Problem {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            StatusCode::SERVICE_UNAVAILABLE => {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
             }
             _ => {}
@@ -262,6 +264,7 @@ impl From<Refusal> for Problem {
             Refusal::Gone(phase) => {
                 Self::new(StatusCode::GONE, format!("environment_{phase}"), detail)
             }
+            Refusal::Overtaken => Self::new(StatusCode::CONFLICT, "environment_changed", detail),
         }
     }
 }
@@ -276,6 +279,41 @@ impl From<SubmitError> for Problem {
             },
             SubmitError::Store(error) => error.into(),
         }
+    }
+}
+
+impl From<PatchError> for Problem {
+    fn from(error: PatchError) -> Self {
+        match error {
+            PatchError::NoSuchEnvironment => Self::not_found(error.to_string()),
+            PatchError::Refused(PatchRefusal::Gone(phase)) => Self::new(
+                StatusCode::GONE,
+                format!("environment_{phase}"),
+                error.to_string(),
+            ),
+            PatchError::Refused(PatchRefusal::TooManyLabels) => {
+                Self::invalid("labels", error.to_string())
+            }
+            PatchError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StdinError> for Problem {
+    fn from(error: StdinError) -> Self {
+        let detail = error.to_string();
+        let code = match error {
+            StdinError::NoSuchJob => return Self::not_found(detail),
+            StdinError::Store(error) => return error.into(),
+            StdinError::Refused(StdinRefusal::Full) => {
+                return Self::new(StatusCode::TOO_MANY_REQUESTS, "stdin_full", detail);
+            }
+            StdinError::Refused(StdinRefusal::NotOpen) => "stdin_not_open",
+            StdinError::Refused(StdinRefusal::Ended) => "job_ended",
+            StdinError::Refused(StdinRefusal::Closed) => "stdin_closed",
+            StdinError::Refused(StdinRefusal::Gap(_)) => "stdin_gap",
+        };
+        Self::new(StatusCode::CONFLICT, code, detail)
     }
 }
 

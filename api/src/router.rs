@@ -16,7 +16,9 @@ use crate::auth::require_key;
 use crate::layers::{observe, on_panic, render};
 use crate::legacy;
 use crate::problem::Problem;
-use crate::routes::{artifacts, content, environments, exec, files, jobs, output, service};
+use crate::routes::{
+    artifacts, content, docs, environments, exec, files, jobs, output, service, stdin, stream,
+};
 use crate::service::{ApiDeps, App, Service};
 
 /// Routes that need no key.
@@ -25,6 +27,7 @@ pub(crate) fn open() -> OpenApiRouter<App> {
         .routes(routes!(service::health)) //                                  /health
         .routes(routes!(service::ready)) //                                   /ready
         .routes(routes!(service::openapi)) //                                 /openapi.json
+        .routes(routes!(docs::page)) //                                       /docs
 }
 
 /// Routes that need a key.
@@ -36,7 +39,7 @@ pub(crate) fn guarded() -> OpenApiRouter<App> {
         .routes(routes!(service::metrics)) //                                 /metrics
         // Environments.
         .routes(routes!(environments::list, environments::create)) //         /v1/environments
-        .routes(routes!(environments::get, environments::delete)) //          /v1/environments/{env}
+        .routes(routes!(environments::get, environments::patch, environments::delete)) // /v1/environments/{env}
         .routes(routes!(environments::stop)) //                               /v1/environments/{env}/stop
         .routes(routes!(environments::start)) //                              /v1/environments/{env}/start
         // Files and artifacts.
@@ -52,6 +55,8 @@ pub(crate) fn guarded() -> OpenApiRouter<App> {
         .routes(routes!(jobs::get)) //                                        /v1/jobs/{id}
         .routes(routes!(jobs::cancel)) //                                     /v1/jobs/{id}/cancel
         .routes(routes!(output::window)) //                                   /v1/jobs/{id}/output
+        .routes(routes!(stream::stream)) //                                   /v1/jobs/{id}/output/stream
+        .routes(routes!(stdin::write)) //                                     /v1/jobs/{id}/stdin
         // The original endpoints.
         .routes(routes!(legacy::create_environment)) //                       /create_environment
         .routes(routes!(legacy::delete_environment)) //                       /delete_environment

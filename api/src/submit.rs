@@ -87,6 +87,7 @@ impl Service {
                 spec: order.spec,
             },
             idempotency: order.idempotency,
+            condition: None,
         };
         let now = self.deps.clock.now();
         let submitted = self.deps.store.submit(submission, now).await?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use shared::environment::Egress;
+use shared::environment::{Egress, MAX_LABELS};
 use shared::ids::EnvironmentId;
 use shared::octets::Octets;
 use shared::ports::RuntimeOffer;
@@ -19,9 +19,11 @@ const MAX_STRINGS: usize = 512 * 1024;
 /// Bytes of a path at most, as in the kernel.
 const MAX_PATH: usize = 4095;
 
-const MAX_LABELS: usize = 64;
 const MAX_LABEL_NAME: usize = 128;
 const MAX_LABEL_VALUE: usize = 1024;
+
+/// Seconds of a lifetime or an idle time at most: ten years.
+const MAX_LIFETIME: u64 = 10 * 366 * 24 * 3600;
 
 /// What is wrong with a request, so far.
 #[derive(Debug, Default)]
@@ -110,6 +112,15 @@ impl Faults {
             fits,
             field,
             "must be at most 64, each name 1 to 128 bytes and each value at most 1024, without NUL",
+        );
+    }
+
+    /// A lifetime or an idle time.
+    pub(crate) fn lifetime(&mut self, field: &str, seconds: Option<u64>) {
+        self.unless(
+            seconds.is_none_or(|seconds| (1..=MAX_LIFETIME).contains(&seconds)),
+            field,
+            "must be from 1 second to ten years",
         );
     }
 

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use crate::environment::{
     Environment, EnvironmentEvent, EnvironmentSpec, Lifecycle, Phase, PhaseRefusal, Reason,
 };
-use crate::ids::{EnvironmentRef, Fence, Generation, JobId};
+use crate::ids::{EnvironmentRef, EnvironmentUid, Fence, Generation, JobId};
 use crate::job::{CancelRequest, Job, JobInput, JobState, Outcome};
 
 /// Seconds between TERM and KILL for jobs that end because their environment does.
@@ -75,6 +75,44 @@ pub enum Refusal {
     /// It is going or gone.
     #[error("the environment is {0}")]
     Gone(&'static str),
+    /// What a sweep wanted to end is not as the sweep saw it any more.
+    #[error("the environment has changed meanwhile")]
+    Overtaken,
+}
+
+/// What must still be so when a sweep's request is committed: what it saw may have changed since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// The life that it saw.
+    pub uid: EnvironmentUid,
+    /// What is over.
+    pub over: Over,
+}
+
+/// Why a sweep ends an environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// Its lifetime.
+    Lifetime,
+    /// Its idle time: no job of it is open.
+    IdleTime,
+}
+
+impl Condition {
+    /// Whether it still holds for the environment's record; `open` is the number of its jobs that have not ended.
+    pub fn holds(&self, environment: Option<&Environment>, open: usize, now: Timestamp) -> bool {
+        let Some(environment) = environment.filter(|found| found.uid == self.uid) else {
+            return false;
+        };
+        match self.over {
+            Over::Lifetime => environment.expires_at().is_some_and(|at| at <= now),
+            Over::IdleTime => {
+                environment.phase == Phase::Running
+                    && environment.spec.idle_timeout_seconds.is_some()
+                    && open == 0
+            }
+        }
+    }
 }
 
 /// Decides on a request against the environment's record, if there is one.

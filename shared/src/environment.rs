@@ -192,6 +192,31 @@ pub struct StaleEvent {
     pub generation: Generation,
 }
 
+/// What a caller changes of an environment that is there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EnvironmentPatch {
+    /// Marks that are set, and those that go.
+    pub labels: BTreeMap<String, Option<String>>,
+    /// A new lifetime, or none any more.
+    pub ttl_seconds: Option<Option<u64>>,
+    /// A new idle time, or none any more.
+    pub idle_timeout_seconds: Option<Option<u64>>,
+}
+
+/// Marks that a record may have.
+pub const MAX_LABELS: usize = 64;
+
+/// A change that an environment does not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PatchRefusal {
+    /// It is going or gone.
+    #[error("the environment is {0}")]
+    Gone(&'static str),
+    /// It would have too many marks.
+    #[error("the environment would have more than {MAX_LABELS} labels")]
+    TooManyLabels,
+}
+
 /// One environment in one life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
@@ -339,6 +364,39 @@ impl Environment {
             }
         };
         Ok(next)
+    }
+
+    /// The environment with a change that a caller asks for.
+    pub fn patched(&self, patch: &EnvironmentPatch) -> Result<Self, PatchRefusal> {
+        if matches!(self.phase, Phase::Deleting | Phase::Deleted) {
+            return Err(PatchRefusal::Gone(self.phase.as_str()));
+        }
+        let mut changed = self.clone();
+        for (name, value) in &patch.labels {
+            match value {
+                Some(value) => changed.spec.labels.insert(name.clone(), value.clone()),
+                None => changed.spec.labels.remove(name),
+            };
+        }
+        if changed.spec.labels.len() > MAX_LABELS {
+            return Err(PatchRefusal::TooManyLabels);
+        }
+        if let Some(seconds) = patch.ttl_seconds {
+            changed.spec.ttl_seconds = seconds;
+        }
+        if let Some(seconds) = patch.idle_timeout_seconds {
+            changed.spec.idle_timeout_seconds = seconds;
+        }
+        Ok(changed)
+    }
+
+    /// When its lifetime is over, if it has one.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        let seconds = i64::try_from(self.spec.ttl_seconds?).unwrap_or(i64::MAX);
+        let expires = self
+            .created_at
+            .checked_add(jiff::SignedDuration::from_secs(seconds));
+        Some(expires.unwrap_or(Timestamp::MAX))
     }
 
     /// Where it is found.

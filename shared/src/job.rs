@@ -101,6 +101,9 @@ pub struct ExecInput {
     pub user: Option<String>,
     /// Standard input; empty where it is not given.
     pub stdin: Option<Octets>,
+    /// Whether more of it may follow ([`crate::stdin`]).
+    #[serde(default)]
+    pub stdin_open: bool,
     /// Seconds after which it is ended.
     pub timeout_seconds: u64,
     /// Bytes of output that are kept.

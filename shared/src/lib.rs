@@ -25,4 +25,5 @@ pub mod resources;
 pub mod secret;
 pub mod sqlite;
 pub mod staging;
+pub mod stdin;
 pub mod telemetry;

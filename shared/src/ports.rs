@@ -21,7 +21,7 @@ pub use runtime::{
     Holding, Lane, Placement, RunnerIo, Runtime, RuntimeError, RuntimeOffer, Sight, Started,
 };
 pub use store::{
-    Completion, Cutoffs, Effects, EnvironmentFilter, HeldJob, Idempotency, JobFilter, LeaseAttempt,
-    Leased, ListError, Page, PageRequest, PageToken, RoleHolder, Store, StoreCounts, StoreError,
-    Submission, SubmitError, Submitted, Watch,
+    Activity, Completion, Cutoffs, Effects, EnvironmentFilter, HeldJob, Idempotency, JobFilter,
+    Label, LeaseAttempt, Leased, ListError, Page, PageRequest, PageToken, PatchError, RoleHolder,
+    StdinError, Store, StoreCounts, StoreError, Submission, SubmitError, Submitted, Watch,
 };

@@ -26,6 +26,7 @@ mod readers;
 mod roles;
 mod rows;
 mod schema;
+mod stdin;
 mod submit;
 mod sweeps;
 mod tokens;
@@ -37,7 +38,7 @@ use self::watches::Watches;
 use self::writer::Writer;
 use crate::artifact::Artifact;
 use crate::clock::Clock;
-use crate::environment::{Environment, EnvironmentEvent, Phase};
+use crate::environment::{Environment, EnvironmentEvent, EnvironmentPatch, Phase};
 use crate::ids::{
     ArtifactId, EnvironmentRef, Fence, Generation, InstanceId, JobId, JobRef, TenantId, WorkerId,
 };
@@ -45,10 +46,11 @@ use crate::job::{CancelRequest, Job, Progress, QueueLane};
 use crate::lease::Beat;
 use crate::output::{Chunk, Offsets};
 use crate::ports::{
-    Completion, Cutoffs, Effects, EnvironmentFilter, HeldJob, JobFilter, LeaseAttempt, ListError,
-    Page, PageRequest, RoleHolder, Store, StoreCounts, StoreError, Submission, SubmitError,
-    Submitted, Watch,
+    Activity, Completion, Cutoffs, Effects, EnvironmentFilter, HeldJob, JobFilter, LeaseAttempt,
+    ListError, Page, PageRequest, PatchError, RoleHolder, StdinError, Store, StoreCounts,
+    StoreError, Submission, SubmitError, Submitted, Watch,
 };
+use crate::stdin::{StdinWrite, Waiting};
 
 /// The store in one SQLite file. Dropping it waits for the commits that were handed in.
 pub struct SqliteStore {
@@ -160,6 +162,35 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn expired(&self, now: Timestamp, limit: u32) -> Result<Vec<Environment>, StoreError> {
+        self.readers
+            .read(move |db| sweeps::expired(db, now, limit))
+            .await
+    }
+
+    async fn activity(&self, at: &EnvironmentRef) -> Result<Activity, StoreError> {
+        let at = at.clone();
+        self.readers.read(move |db| sweeps::activity(db, &at)).await
+    }
+
+    async fn patch_environment(
+        &self,
+        at: &EnvironmentRef,
+        patch: EnvironmentPatch,
+    ) -> Result<Environment, PatchError> {
+        let at = at.clone();
+        self.writer
+            .commit(move |commit| {
+                let found = rows::environment(commit.db, &at)?;
+                let changed = found
+                    .ok_or(PatchError::NoSuchEnvironment)?
+                    .patched(&patch)?;
+                rows::put_environment(commit, &changed)?;
+                Ok(changed)
+            })
+            .await
+    }
+
     async fn lease(
         &self,
         at: &JobRef,
@@ -262,6 +293,33 @@ impl Store for SqliteStore {
     async fn output_end(&self, at: &JobRef) -> Result<Offsets, StoreError> {
         let at = at.clone();
         self.readers.read(move |db| output::end(db, &at)).await
+    }
+
+    async fn write_stdin(&self, at: &JobRef, write: StdinWrite) -> Result<u64, StdinError> {
+        let at = at.clone();
+        self.writer
+            .commit(move |commit| stdin::write(commit, &at, write))
+            .await
+    }
+
+    async fn stdin(&self, at: &JobRef, from: u64, limit: u64) -> Result<Waiting, StoreError> {
+        let at = at.clone();
+        self.readers
+            .read(move |db| stdin::waiting(db, &at, from, limit))
+            .await
+    }
+
+    async fn stdin_taken(
+        &self,
+        at: &JobRef,
+        fence: Fence,
+        upto: u64,
+        broken: bool,
+    ) -> Result<(), StoreError> {
+        let at = at.clone();
+        self.writer
+            .commit(move |commit| stdin::taken(commit, &at, fence, upto, broken))
+            .await
     }
 
     fn watch(&self, at: &JobRef) -> Watch {

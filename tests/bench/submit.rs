@@ -136,6 +136,7 @@ async fn store_alone(each: &mut Samples) -> Result<f64, Failure> {
                 workdir: None,
                 user: None,
                 stdin: None,
+                stdin_open: false,
                 timeout_seconds: 3600,
                 output_limit: 1 << 30,
             };
@@ -163,6 +164,7 @@ fn submission(input: JobInput, spec: Option<EnvironmentSpec>) -> Result<Submissi
     Ok(Submission {
         request,
         idempotency: None,
+        condition: None,
     })
 }
 

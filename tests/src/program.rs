@@ -21,13 +21,15 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 mod client;
+mod events;
 mod folder;
 mod host;
 mod output;
 
 pub use client::{Answer, Client, id_of};
+pub use events::Followed;
 pub use folder::DataFolder;
-pub use host::{files_below, is_stopped, processes_with, wait_until};
+pub use host::{files_below, is_stopped, processes_with, resident, wait_until};
 pub use output::{Drain, Gap, Output};
 
 /// A wait that only a broken program outlasts.

@@ -21,6 +21,7 @@ mod finish;
 mod heartbeat;
 mod intake;
 mod jobs;
+mod lifetimes;
 mod links;
 mod reach;
 mod republish;

@@ -1,6 +1,7 @@
 //! What nobody else looks after: one worker at a time goes round.
 //!
 //! Each round: jobs that nobody picked up are told to the queue again; environments whose PID 1 went are marked failed;
+//! those whose lifetime or idle time is over are deleted or stopped ([`Lifetimes`]);
 //! containers and volumes without an environment are removed after a while; ended jobs past their time are removed with
 //! what they staged. Only what carries this instance is ever seen here ([`Runtime::list`](shared::ports::Runtime::list)).
 
@@ -17,6 +18,7 @@ use shared::ports::{Cutoffs, Holding, RoleHolder, RuntimeError, Sight, StoreErro
 use shared::staging::{self, STAGING_BUCKET};
 
 use crate::context::Context;
+use crate::lifetimes::Lifetimes;
 use crate::republish::Republisher;
 
 const ROLE: &str = "sweeper";
@@ -30,7 +32,8 @@ const ROUNDS_PER_PRUNE: u64 = 12;
 const ORPHAN_CONTAINER_TIME: Duration = Duration::from_mins(10);
 const ORPHAN_VOLUME_TIME: Duration = Duration::from_hours(7 * 24);
 const STAGING_SECONDS: u64 = 24 * 3600;
-const READS_KEPT: SignedDuration = SignedDuration::from_mins(10);
+/// How long jobs that only read are kept.
+pub(crate) const READS_KEPT: SignedDuration = SignedDuration::from_mins(10);
 const KEYS_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
 /// Why a round ended early.
@@ -49,6 +52,7 @@ struct Sweep {
     observer: Observer,
     work: Republisher,
     lifecycle: Republisher,
+    lifetimes: Lifetimes,
     /// What no record stands for, and since when this process has seen it so.
     orphans: HashMap<EnvironmentUid, Instant>,
     round: u64,
@@ -61,6 +65,7 @@ pub(crate) async fn keep(context: Arc<Context>) {
         observer: Observer::default(),
         work: Republisher::default(),
         lifecycle: Republisher::default(),
+        lifetimes: Lifetimes::default(),
         orphans: HashMap::new(),
         round: 0,
     };
@@ -86,6 +91,7 @@ impl Sweep {
         for lane in [QueueLane::Lifecycle, QueueLane::Work] {
             told(self.republish(lane).await.map_err(SweepError::from));
         }
+        told(self.expire().await);
         told(self.look_after_holdings(thorough).await);
         if thorough {
             told(self.prune().await);
@@ -101,7 +107,7 @@ impl Sweep {
             .filter(|held| held.alive)
             .map(|held| held.uid.clone())
             .collect();
-        self.mark_faults(&alive).await?;
+        self.look_after_running(&alive).await?;
         if thorough {
             self.remove_orphans(&holdings).await?;
         }
@@ -156,8 +162,19 @@ impl Sweep {
         Ok(())
     }
 
-    /// A running environment without a living PID 1 has failed, also where no job notices.
-    async fn mark_faults(&self, alive: &HashSet<EnvironmentUid>) -> Result<(), SweepError> {
+    async fn expire(&self) -> Result<(), SweepError> {
+        let context = &self.context;
+        let effects = Lifetimes::expire(&*context.store, &*context.clock).await?;
+        context.publish(effects).await;
+        Ok(())
+    }
+
+    /// A running environment without a living PID 1 has failed, also where no job notices; one that nobody uses is
+    /// stopped when its idle time is over.
+    async fn look_after_running(
+        &mut self,
+        alive: &HashSet<EnvironmentUid>,
+    ) -> Result<(), SweepError> {
         let mut after = None;
         loop {
             let store = &self.context.store;
@@ -165,13 +182,28 @@ impl Sweep {
                 .environments_in(Phase::Running, after.as_ref(), PAGE)
                 .await?;
             let Some(last) = page.last() else {
+                self.lifetimes.turn();
                 return Ok(());
             };
             after = Some(last.at());
-            for environment in page.iter().filter(|found| !alive.contains(&found.uid)) {
-                told(self.mark_fault(environment).await);
+            for environment in &page {
+                told(if alive.contains(&environment.uid) {
+                    self.look_for_idleness(environment).await
+                } else {
+                    self.mark_fault(environment).await
+                });
             }
         }
+    }
+
+    async fn look_for_idleness(&mut self, environment: &Environment) -> Result<(), SweepError> {
+        let context = &self.context;
+        let effects = self
+            .lifetimes
+            .look(&*context.store, &*context.clock, environment)
+            .await?;
+        context.publish(effects).await;
+        Ok(())
     }
 
     async fn mark_fault(&self, environment: &Environment) -> Result<(), SweepError> {

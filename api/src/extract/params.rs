@@ -7,7 +7,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use shared::octets::Octets;
-use shared::ports::PageRequest;
+use shared::ports::{Label, PageRequest};
 
 use crate::problem::Problem;
 use crate::service::App;
@@ -138,6 +138,31 @@ impl Params {
     /// `true` or `false`; `false` where it is not given.
     pub(crate) fn flag(&self, name: &str) -> Result<bool, Problem> {
         Ok(self.parsed(name, "true or false")?.unwrap_or(false))
+    }
+
+    /// Refuses a second one of these.
+    pub(crate) fn at_most_one(&self, names: &[&str]) -> Result<(), Problem> {
+        let mut given = names
+            .iter()
+            .filter(|name| matches!(self.text(name), Ok(Some(_))));
+        match (given.next(), given.next()) {
+            (Some(first), Some(second)) => Err(Problem::invalid(
+                *second,
+                format!("cannot be combined with {first}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// `label`, as `name=value`.
+    pub(crate) fn label(&self) -> Result<Option<Label>, Problem> {
+        self.with("label", "name=value", |text| {
+            let (name, value) = text.split_once('=')?;
+            (!name.is_empty()).then(|| Label {
+                name: name.to_owned(),
+                value: value.to_owned(),
+            })
+        })
     }
 
     /// `page_size`.

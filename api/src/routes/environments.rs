@@ -7,10 +7,10 @@ use axum::extract::State;
 use axum::response::Response;
 use data_encoding::BASE32_NOPAD;
 use serde::Deserialize;
-use shared::environment::{Egress, EnvironmentSpec, Phase};
+use shared::environment::{Egress, EnvironmentPatch, EnvironmentSpec, Phase};
 use shared::ids::EnvironmentId;
 use shared::job::JobInput;
-use shared::ports::{EnvironmentFilter, PageRequest};
+use shared::ports::EnvironmentFilter;
 use shared::resources::{ByteSize, Resources};
 use shared::secret::EnvVars;
 use utoipa::ToSchema;
@@ -23,15 +23,9 @@ use crate::service::{App, Service};
 use crate::validate::Faults;
 use crate::views::{EnvironmentPage, EnvironmentView, JobView};
 
-/// Seconds of a lifetime or an idle time at most: ten years.
-const MAX_LIFETIME: u64 = 10 * 366 * 24 * 3600;
-
 /// Memory and volume below which nothing can run.
 const MIN_MEMORY: ByteSize = ByteSize(16 << 20);
 const MIN_STORAGE: ByteSize = ByteSize(1 << 20);
-
-/// Pages of the store that one filtered page looks through at most.
-const MAX_SCANNED_PAGES: usize = 50;
 
 /// What an environment shall be; everything has a default.
 #[derive(Deserialize, ToSchema)]
@@ -120,7 +114,7 @@ pub(crate) async fn create(
     get, path = "/v1/environments", tag = "environments",
     params(
         ("phase" = Option<String>, Query, description = "Only those in this phase"),
-        ("label" = Option<String>, Query, description = "Only those with this label, as `name=value`; a page may then be short"),
+        ("label" = Option<String>, Query, description = "Only those with this label, as `name=value`; not together with `phase`"),
         ("page_size" = Option<u32>, Query, description = "1 to 1000; 100 where it is not given"),
         ("page_token" = Option<String>, Query, description = "From the page before"),
     ),
@@ -135,43 +129,18 @@ pub(crate) async fn list(
     params: Params,
 ) -> Result<Json<EnvironmentPage>, Problem> {
     params.only(&["phase", "label", "page_size", "page_token"])?;
+    params.at_most_one(&["phase", "label"])?;
     let rule = "pending, creating, running, stopping, stopped, failed, deleting or deleted";
-    let phase = params.with("phase", rule, phase_named)?;
-    let label = params.with("label", "name=value", |text| {
-        let (name, value) = text.split_once('=')?;
-        Some((name.to_owned(), value.to_owned()))
-    })?;
-    if phase.is_some() && label.is_some() {
-        return Err(Problem::invalid("label", "cannot be combined with phase"));
-    }
-    let filter = EnvironmentFilter { phase };
-    let mut request = params.page()?;
-    let (mut found, size) = (Vec::new(), request.size as usize);
-    for _ in 0..MAX_SCANNED_PAGES {
-        let left = u32::try_from(size - found.len()).unwrap_or(1);
-        let page = PageRequest {
-            size: left,
-            token: request.token.take(),
-        };
-        let page = app
-            .deps
-            .store
-            .environments(&call.tenant, &filter, page)
-            .await?;
-        let wanted = page.items.iter().filter(|environment| {
-            label
-                .as_ref()
-                .is_none_or(|(name, value)| environment.spec.labels.get(name) == Some(value))
-        });
-        found.extend(wanted.map(EnvironmentView::of));
-        request.token = page.next;
-        if request.token.is_none() || found.len() >= size {
-            break;
-        }
-    }
+    let filter = EnvironmentFilter {
+        phase: params.with("phase", rule, phase_named)?,
+        label: params.label()?,
+    };
+    let page = params.page()?;
+    let store = &app.deps.store;
+    let page = store.environments(&call.tenant, &filter, page).await?;
     Ok(Json(EnvironmentPage {
-        environments: found,
-        next_page_token: request.token.unwrap_or_default(),
+        environments: page.items.iter().map(EnvironmentView::of).collect(),
+        next_page_token: page.next.unwrap_or_default(),
     }))
 }
 
@@ -198,6 +167,75 @@ pub(crate) async fn get(
     found
         .map(|environment| Json(EnvironmentView::of(&environment)))
         .ok_or_else(|| Problem::not_found(format!("there is no environment {id}")))
+}
+
+/// Changes of an environment. What is not named stays as it is.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PatchEnvironment {
+    /// Marks that are set, or, with `null`, go.
+    #[schema(value_type = Option<BTreeMap<String, Option<String>>>)]
+    labels: Option<BTreeMap<String, Option<String>>>,
+    /// Seconds after its creation when it is deleted with its volume; `null`: never.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u64>)]
+    ttl_seconds: Option<Option<u64>>,
+    /// Seconds without a job after which it is stopped; `null`: never.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u64>)]
+    idle_timeout_seconds: Option<Option<u64>>,
+}
+
+/// A field that is there, be it `null`.
+fn given<'de, D, T>(source: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(source).map(Some)
+}
+
+/// Changes an environment's labels, lifetime or idle time, at once.
+#[utoipa::path(
+    patch, path = "/v1/environments/{env}", tag = "environments",
+    request_body = PatchEnvironment,
+    params(("env" = String, Path, description = "The environment")),
+    responses(
+        (status = 200, description = "The environment as it is then", body = EnvironmentView),
+        (status = 400, description = "Not JSON", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is none", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 410, description = "It is being deleted, or was", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "Some fields cannot be taken", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn patch(
+    State(app): State<App>,
+    call: Call,
+    EnvironmentPath(id): EnvironmentPath,
+    _: NoParams,
+    body: JsonBody<PatchEnvironment>,
+) -> Result<Json<EnvironmentView>, Problem> {
+    let patch = checked_patch(body.value)?;
+    let at = call.environment(id);
+    let changed = app.deps.store.patch_environment(&at, patch).await?;
+    Ok(Json(EnvironmentView::of(&changed)))
+}
+
+fn checked_patch(asked: PatchEnvironment) -> Result<EnvironmentPatch, Problem> {
+    let mut faults = Faults::default();
+    let labels = asked.labels.unwrap_or_default();
+    let shown = labels
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone().unwrap_or_default()));
+    faults.labels("labels", &shown.collect());
+    faults.lifetime("ttl_seconds", asked.ttl_seconds.flatten());
+    faults.lifetime("idle_timeout_seconds", asked.idle_timeout_seconds.flatten());
+    faults.finish()?;
+    Ok(EnvironmentPatch {
+        labels,
+        ttl_seconds: asked.ttl_seconds,
+        idle_timeout_seconds: asked.idle_timeout_seconds,
+    })
 }
 
 /// Deletes an environment with its volume; what runs in it is cancelled.
@@ -345,16 +383,8 @@ impl Service {
             faults.egress(egress, &self.deps.offer);
             spec.egress = egress;
         }
-        for (field, seconds) in [
-            ("ttl_seconds", asked.ttl_seconds),
-            ("idle_timeout_seconds", asked.idle_timeout_seconds),
-        ] {
-            faults.unless(
-                seconds.is_none_or(|seconds| (1..=MAX_LIFETIME).contains(&seconds)),
-                field,
-                "must be from 1 second to ten years",
-            );
-        }
+        faults.lifetime("ttl_seconds", asked.ttl_seconds);
+        faults.lifetime("idle_timeout_seconds", asked.idle_timeout_seconds);
         spec.ttl_seconds = asked.ttl_seconds;
         spec.idle_timeout_seconds = asked.idle_timeout_seconds;
         if let Some(workdir) = asked.workdir {

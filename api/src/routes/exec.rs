@@ -34,6 +34,8 @@ pub(crate) struct ExecRequest {
     user: Option<String>,
     /// Standard input, 256 KiB at most; more goes into a file. Empty where it is not given.
     stdin: Option<OctetsIn>,
+    /// Whether more input may follow by `POST /v1/jobs/{id}/stdin`; if not, it ends with `stdin`.
+    stdin_open: Option<bool>,
     /// Seconds after which it is ended.
     timeout_seconds: Option<u64>,
     /// The caller's own marks.
@@ -107,6 +109,7 @@ impl Service {
         input.env = env;
         input.user = asked.user;
         input.stdin = stdin;
+        input.stdin_open = asked.stdin_open.unwrap_or(false);
         Ok((input, labels))
     }
 
@@ -141,6 +144,7 @@ impl Service {
             workdir,
             user: None,
             stdin: None,
+            stdin_open: false,
             timeout_seconds,
             output_limit: limits.output_bytes.0,
         }

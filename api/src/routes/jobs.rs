@@ -95,8 +95,9 @@ pub(crate) async fn get(
     get, path = "/v1/jobs", tag = "jobs",
     params(
         ("environment" = Option<String>, Query, description = "Only those on this environment"),
-        ("kind" = Option<String>, Query, description = "Only those of this kind; not together with `state`"),
-        ("state" = Option<String>, Query, description = "Only those in this state; not together with `kind`"),
+        ("kind" = Option<String>, Query, description = "Only those of this kind; not together with `state` or `label`"),
+        ("state" = Option<String>, Query, description = "Only those in this state; not together with `kind` or `label`"),
+        ("label" = Option<String>, Query, description = "Only those with this label, as `name=value`; not together with `kind` or `state`"),
         ("page_size" = Option<u32>, Query, description = "1 to 1000; 100 where it is not given"),
         ("page_token" = Option<String>, Query, description = "From the page before"),
     ),
@@ -110,7 +111,15 @@ pub(crate) async fn list(
     call: Call,
     params: Params,
 ) -> Result<Json<JobPage>, Problem> {
-    params.only(&["environment", "kind", "state", "page_size", "page_token"])?;
+    params.only(&[
+        "environment",
+        "kind",
+        "state",
+        "label",
+        "page_size",
+        "page_token",
+    ])?;
+    params.at_most_one(&["kind", "state", "label"])?;
     let kinds = JobKind::ALL.map(JobKind::as_str).join(", ");
     let states = JobState::ALL.map(JobState::as_str).join(", ");
     let environment = match params.text("environment")? {
@@ -121,10 +130,8 @@ pub(crate) async fn list(
         environment,
         kind: params.with("kind", &format!("one of {kinds}"), JobKind::parse)?,
         state: params.with("state", &format!("one of {states}"), JobState::parse)?,
+        label: params.label()?,
     };
-    if filter.kind.is_some() && filter.state.is_some() {
-        return Err(Problem::invalid("state", "cannot be combined with kind"));
-    }
     let page = params.page()?;
     let page = app.deps.store.jobs(&call.tenant, &filter, page).await?;
     Ok(Json(JobPage {

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use shared::ids::JobRef;
+use shared::job::Job;
 use shared::output::{Offsets, Stream};
 
 use crate::answer;
@@ -20,7 +21,7 @@ const DEFAULT_LIMIT: u64 = 1 << 20;
 const MAX_LIMIT: u64 = 4 << 20;
 
 /// Offsets at most, so that every stored number holds them.
-const MAX_OFFSET: u64 = i64::MAX as u64;
+pub(super) const MAX_OFFSET: u64 = i64::MAX as u64;
 
 /// Reads output from an offset of each stream on; with `Prefer: wait=N` waits until there is some, or the end.
 #[utoipa::path(
@@ -45,34 +46,69 @@ pub(crate) async fn window(
     params: Params,
 ) -> Result<Response, Problem> {
     params.only(&["stdout_offset", "stderr_offset", "limit"])?;
-    let from = Offsets {
-        stdout: params.number("stdout_offset", 0..=MAX_OFFSET)?.unwrap_or(0),
-        stderr: params.number("stderr_offset", 0..=MAX_OFFSET)?.unwrap_or(0),
-    };
+    let from = offsets(&params)?;
     let limit = params
         .number("limit", 1..=MAX_LIMIT)?
         .unwrap_or(DEFAULT_LIMIT);
     let at = call.job(id);
     let patience = Patience::of(call.prefer.wait_or(0));
     let mut watch = app.deps.store.watch(&at);
-    let mut window = app.window(&at, from, limit).await?;
-    while !window.done
-        && window.stdout.is_empty()
-        && window.stderr.is_empty()
-        && app.changed(&mut watch, patience).await
-    {
-        window = app.window(&at, from, limit).await?;
+    let mut seen = app.seen(&at, from, limit).await?;
+    while !seen.done && seen.is_empty() && app.changed(&mut watch, patience).await {
+        seen = app.seen(&at, from, limit).await?;
     }
-    Ok(answer::waited(call.prefer, Json(window).into_response()))
+    let response = Json(seen.shown()).into_response();
+    Ok(answer::waited(call.prefer, response))
+}
+
+/// `stdout_offset` and `stderr_offset`.
+pub(super) fn offsets(params: &Params) -> Result<Offsets, Problem> {
+    Ok(Offsets {
+        stdout: params.number("stdout_offset", 0..=MAX_OFFSET)?.unwrap_or(0),
+        stderr: params.number("stderr_offset", 0..=MAX_OFFSET)?.unwrap_or(0),
+    })
+}
+
+/// What the store has of a job's output from some offsets on.
+pub(super) struct Seen {
+    pub(super) job: Job,
+    pub(super) stdout: Window,
+    pub(super) stderr: Window,
+    /// Whether the job has ended and nothing follows.
+    pub(super) done: bool,
+}
+
+impl Seen {
+    /// Where to read on.
+    pub(super) fn next(&self) -> Offsets {
+        Offsets {
+            stdout: self.stdout.next(),
+            stderr: self.stderr.next(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.stdout.data.is_empty() && self.stderr.data.is_empty()
+    }
+
+    fn shown(self) -> OutputWindow {
+        OutputWindow {
+            done: self.done,
+            truncated: self.job.output.truncated(),
+            incomplete: self.job.output.incomplete,
+            ..OutputWindow::encoded(self.stdout, self.stderr)
+        }
+    }
 }
 
 impl Service {
-    async fn window(
+    /// Reads at most `limit` bytes of each stream.
+    pub(super) async fn seen(
         &self,
         at: &JobRef,
         from: Offsets,
         limit: u64,
-    ) -> Result<OutputWindow, Problem> {
+    ) -> Result<Seen, Problem> {
         // The job first: one that has ended by then has all of its output in the store.
         let job = self.job(at).await?;
         let store = &self.deps.store;
@@ -89,11 +125,11 @@ impl Service {
         let (stdout, stderr) = (cut(Stream::Stdout), cut(Stream::Stderr));
         let done =
             end.is_some_and(|end| stdout.next() >= end.stdout && stderr.next() >= end.stderr);
-        Ok(OutputWindow {
+        Ok(Seen {
+            job,
+            stdout,
+            stderr,
             done,
-            truncated: job.output.truncated(),
-            incomplete: job.output.incomplete,
-            ..OutputWindow::encoded(stdout, stderr)
         })
     }
 }

@@ -17,6 +17,6 @@ pub(crate) use artifact::ArtifactView;
 pub(crate) use environment::EnvironmentView;
 pub(crate) use file::{ListingView, RemovedView, UploadedView, name_in_token};
 pub(crate) use job::JobView;
-pub(crate) use output::{OutputWindow, Window};
+pub(crate) use output::{OutputEvent, OutputWindow, Window};
 pub(crate) use page::{ArtifactPage, EnvironmentPage, JobPage};
 pub(crate) use text::BASE64;

@@ -64,6 +64,30 @@ impl Window {
     pub(crate) fn next(&self) -> u64 {
         self.start + self.data.len() as u64
     }
+
+    /// The bytes as an event of a stream.
+    pub(crate) fn event(self) -> OutputEvent {
+        let bytes = self.data.into();
+        let texts = Texts::of([&bytes]);
+        OutputEvent {
+            offset: self.start,
+            data: texts.show(&bytes),
+            encoding: texts.encoding(),
+        }
+    }
+}
+
+/// Bytes of one stream, as an event carries them.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct OutputEvent {
+    /// Offset of the first byte: later than the end of the one before where the limit dropped bytes.
+    offset: u64,
+    /// The bytes.
+    data: String,
+    /// `base64` where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    encoding: Option<&'static str>,
 }
 
 impl OutputWindow {

@@ -186,3 +186,93 @@ async fn tenants_do_not_see_each_other() {
         .bearer_auth(OTHER_KEY);
     world.send(request).await.expect(404);
 }
+
+#[tokio::test]
+async fn labels_and_times_are_changed() {
+    let world = World::idle().await;
+    let body = json!({"id": "e", "labels": {"a": "1", "b": "2"}, "ttl_seconds": 60});
+    world.post("/v1/environments", body).await.expect(202);
+    let patch = async |body: serde_json::Value| {
+        let request = world.request(Method::PATCH, "/v1/environments/e");
+        world.send(request.json(&body)).await
+    };
+    let changed = patch(json!({"labels": {"a": null, "c": "3"}, "idle_timeout_seconds": 5})).await;
+    let spec = changed.expect(200).json()["spec"].clone();
+    assert_eq!(spec["labels"], json!({"b": "2", "c": "3"}));
+    assert_eq!(
+        (&spec["ttl_seconds"], &spec["idle_timeout_seconds"]),
+        (&json!(60), &json!(5))
+    );
+    let spec = patch(json!({"ttl_seconds": null})).await.expect(200).json()["spec"].clone();
+    assert_eq!(
+        (&spec["ttl_seconds"], &spec["idle_timeout_seconds"]),
+        (&json!(null), &json!(5))
+    );
+    let same = patch(json!({})).await.expect(200).json();
+    assert_eq!(same["spec"], spec);
+    assert_eq!(world.get("/v1/environments/e").await.json()["spec"], spec);
+    for (body, field) in [
+        (json!({"ttl_seconds": 0}), "ttl_seconds"),
+        (json!({"idle_timeout_seconds": -1}), "idle_timeout_seconds"),
+        (json!({"labels": {"": "x"}}), "labels"),
+        (json!({"labels": {"a": 1}}), "labels.a"),
+        (json!({"image": "host"}), "image"),
+    ] {
+        let refused = patch(body.clone()).await.expect(422).json();
+        assert_eq!(refused["errors"][0]["field"], field, "{body}");
+    }
+    let many: serde_json::Map<_, _> = (0..64).map(|i| (format!("l{i}"), json!("x"))).collect();
+    let refused = patch(json!({"labels": many})).await.expect(422).json();
+    assert_eq!(refused["errors"][0]["field"], "labels");
+    let none = world.request(Method::PATCH, "/v1/environments/none");
+    world.send(none.json(&json!({}))).await.expect(404);
+    let delete = world.request(Method::DELETE, "/v1/environments/e");
+    world.send(delete).await.expect(202);
+    let gone = patch(json!({})).await.expect(410).json();
+    assert_eq!(gone["code"], "environment_deleting");
+}
+
+#[tokio::test]
+async fn jobs_are_found_by_their_labels() {
+    let world = World::idle().await;
+    for (environment, run) in [("e", "1"), ("e", "2"), ("f", "1")] {
+        world
+            .post("/v1/environments", json!({"id": environment}))
+            .await;
+        let body = json!({"command": "true", "labels": {"run": run, "odd=name": "x"}});
+        let path = format!("/v1/environments/{environment}/exec");
+        world.post(&path, body).await.expect(202);
+    }
+    for (query, count) in [
+        ("label=run=1", 2),
+        ("label=run=1&environment=e", 1),
+        ("label=run=3", 0),
+        ("label=run=", 0),
+        ("kind=exec&environment=e", 2),
+    ] {
+        let page = world
+            .get(&format!("/v1/jobs?{query}"))
+            .await
+            .expect(200)
+            .json();
+        assert_eq!(
+            page["jobs"].as_array().map(Vec::len),
+            Some(count),
+            "{query}"
+        );
+    }
+    for (query, field) in [
+        ("label=run", "label"),
+        ("label==x", "label"),
+        ("label=run=1&kind=exec", "label"),
+        ("label=run=1&state=queued", "label"),
+        ("kind=exec&state=queued", "state"),
+    ] {
+        let refused = world
+            .get(&format!("/v1/jobs?{query}"))
+            .await
+            .expect(422)
+            .json();
+        assert_eq!(refused["errors"][0]["field"], field, "{query}");
+    }
+}

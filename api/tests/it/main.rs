@@ -18,5 +18,7 @@ mod openapi;
 mod original;
 mod output;
 mod service;
+mod stdin;
+mod stream;
 mod worker;
 mod world;

@@ -99,3 +99,24 @@ async fn a_stop_answers_who_waits_and_ends() {
     drop(answer);
     world.served.await.expect("a task").expect("served");
 }
+
+#[tokio::test]
+async fn the_documentation_needs_nothing_but_the_service() {
+    let world = World::idle().await;
+    let page = world
+        .send(world.bare(Method::GET, "/docs"))
+        .await
+        .expect(200);
+    assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
+    let policy = page.header("content-security-policy");
+    assert!(
+        policy.starts_with("default-src 'none'; connect-src 'self';"),
+        "{policy}"
+    );
+    assert!(
+        !policy.contains("unsafe") && policy.matches("'sha256-").count() == 2,
+        "{policy}"
+    );
+    let text = String::from_utf8(page.body.clone()).expect("text");
+    assert!(text.contains("fetch(\"/openapi.json\")"));
+}

@@ -7,9 +7,9 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::admission::{JobRequest, Refusal};
+use crate::admission::{Condition, JobRequest, Refusal};
 use crate::artifact::Artifact;
-use crate::environment::{Environment, EnvironmentEvent, Phase};
+use crate::environment::{Environment, EnvironmentEvent, EnvironmentPatch, PatchRefusal, Phase};
 use crate::ids::{
     ArtifactId, EnvironmentId, EnvironmentRef, Fence, Generation, InstanceId, JobId, JobRef,
     TenantId, WorkerId,
@@ -17,6 +17,7 @@ use crate::ids::{
 use crate::job::{CancelRequest, Job, JobKind, JobState, Outcome, Progress, QueueLane};
 use crate::lease::Beat;
 use crate::output::{Chunk, Offsets};
+use crate::stdin::{StdinRefusal, StdinWrite, Waiting};
 
 /// Why the store did not do it. Nothing of a failed commit is there afterwards, but for [`StoreError::Unknown`].
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,34 @@ pub enum SubmitError {
     Store(#[from] StoreError),
 }
 
+/// Why an environment was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PatchError {
+    /// There is none.
+    #[error("there is no such environment")]
+    NoSuchEnvironment,
+    /// It does not allow it.
+    #[error(transparent)]
+    Refused(#[from] PatchRefusal),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why standard input was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum StdinError {
+    /// There is no such job.
+    #[error("there is no such job")]
+    NoSuchJob,
+    /// The job does not take it.
+    #[error(transparent)]
+    Refused(#[from] StdinRefusal),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// Makes a repeated request answer the first one's job. Kept for 24 hours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {
@@ -67,6 +96,9 @@ pub struct Submission {
     pub request: JobRequest,
     /// How a repetition is recognised.
     pub idempotency: Option<Idempotency>,
+    /// What must still be so, else it is refused as [`Refusal::Overtaken`]. An adapter that cannot look in the same
+    /// commit looks right before it.
+    pub condition: Option<Condition>,
 }
 
 /// What became of a submission.
@@ -176,11 +208,22 @@ pub enum ListError {
     Store(#[from] StoreError),
 }
 
+/// A mark of the caller's own, as a list asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
 /// Which environments. At most one condition.
 #[derive(Debug, Clone, Default)]
 pub struct EnvironmentFilter {
     /// Only those in this phase; else all that are not deleted.
     pub phase: Option<Phase>,
+    /// Only those with this mark; of them all that are not deleted.
+    pub label: Option<Label>,
 }
 
 /// Which jobs: those of one environment or all, with at most one further condition. Reads are left out unless their
@@ -193,6 +236,17 @@ pub struct JobFilter {
     pub kind: Option<JobKind>,
     /// Only those in this state.
     pub state: Option<JobState>,
+    /// Only those with this mark.
+    pub label: Option<Label>,
+}
+
+/// When an environment last had something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Activity {
+    /// Whether a job of it has not ended.
+    pub busy: bool,
+    /// When the latest of those that ended did, as far as they are kept; reads too.
+    pub last_end: Option<Timestamp>,
 }
 
 /// Numbers for `/status` and `/metrics`.
@@ -276,6 +330,19 @@ pub trait Store: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Environment>, StoreError>;
 
+    /// Environments of every tenant whose lifetime is over and that are not going yet, at most `limit`.
+    async fn expired(&self, now: Timestamp, limit: u32) -> Result<Vec<Environment>, StoreError>;
+
+    /// When an environment last had something to do.
+    async fn activity(&self, at: &EnvironmentRef) -> Result<Activity, StoreError>;
+
+    /// Changes an environment ([`Environment::patched`]); it as it is then.
+    async fn patch_environment(
+        &self,
+        at: &EnvironmentRef,
+        patch: EnvironmentPatch,
+    ) -> Result<Environment, PatchError>;
+
     /// Leases a job ([`Job::lease`]). `replaces` is the fence of a lease whose owner is known to be gone. A create job's
     /// first lease brings its environment to `creating` in the same commit.
     async fn lease(
@@ -349,7 +416,24 @@ pub trait Store: Send + Sync {
     /// Where the output that the store holds ends, in each stream.
     async fn output_end(&self, at: &JobRef) -> Result<Offsets, StoreError>;
 
-    /// A watch on a job: its record, its progress, its output.
+    /// Adds standard input to a command ([`crate::stdin::Intake::offer`]); the offset after the last byte accepted. It is
+    /// kept until the environment has it or the job has ended.
+    async fn write_stdin(&self, at: &JobRef, write: StdinWrite) -> Result<u64, StdinError>;
+
+    /// Standard input that waits for the environment, from an offset on, at most `limit` bytes.
+    async fn stdin(&self, at: &JobRef, from: u64, limit: u64) -> Result<Waiting, StoreError>;
+
+    /// Notes under a lease that the environment has the input below an offset, which is not kept any longer, or, with
+    /// `broken`, that nobody there reads any more ([`crate::stdin::Intake::took`]).
+    async fn stdin_taken(
+        &self,
+        at: &JobRef,
+        fence: Fence,
+        upto: u64,
+        broken: bool,
+    ) -> Result<(), StoreError>;
+
+    /// A watch on a job: its record, its progress, its output, its input.
     fn watch(&self, at: &JobRef) -> Watch;
 
     /// Jobs that are runnable and not leased, oldest first, accepted after `after`.

@@ -11,7 +11,7 @@ use crate::artifact::Artifact;
 use crate::environment::{Environment, Phase};
 use crate::ids::{ArtifactId, EnvironmentId, JobId, TenantId};
 use crate::job::{Job, JobKind, JobState};
-use crate::ports::{EnvironmentFilter, JobFilter, ListError, Page, PageRequest};
+use crate::ports::{EnvironmentFilter, JobFilter, Label, ListError, Page, PageRequest};
 
 /// Items of a page at most.
 const LARGEST_PAGE: u32 = 1000;
@@ -39,6 +39,19 @@ fn cut<T>(mut items: Vec<T>, size: usize, token: impl FnOnce(&T) -> Option<Strin
 
 /// The statement of a job list; its conditions and their values stand in the same order.
 pub(super) fn jobs_statement(filter: &JobFilter) -> String {
+    if filter.label.is_some() {
+        let environment = match filter.environment {
+            Some(_) => " AND marked.environment = ?",
+            None => "",
+        };
+        return format!(
+            "SELECT jobs.id, jobs.record FROM job_labels AS marked CROSS JOIN jobs \
+             ON jobs.tenant = marked.tenant AND jobs.id = marked.job \
+             WHERE marked.tenant = ? AND marked.job < ?{environment} \
+             AND marked.name = ? AND marked.value = ? AND jobs.hidden = 0 \
+             ORDER BY marked.job DESC LIMIT ?"
+        );
+    }
     let mut sql = String::from("SELECT id, record FROM jobs WHERE tenant = ? AND id < ?");
     if filter.environment.is_some() {
         sql.push_str(" AND environment = ?");
@@ -55,7 +68,7 @@ pub(super) fn jobs_statement(filter: &JobFilter) -> String {
     sql
 }
 
-/// Jobs, newest first.
+/// Jobs, newest first. A label counts before kind and state, which callers do not combine with it.
 pub(super) fn jobs(
     db: &Connection,
     tenant: &TenantId,
@@ -63,6 +76,7 @@ pub(super) fn jobs(
     page: &PageRequest,
 ) -> Result<Page<Job>, ListError> {
     let environment = filter.environment.as_ref().map(EnvironmentId::as_str);
+    let label = label_parts(filter.label.as_ref());
     let kind = filter.kind.map(JobKind::as_str);
     let state = filter.state.map(JobState::as_str);
     let list = ListKey::new(&[
@@ -71,6 +85,8 @@ pub(super) fn jobs(
         environment.unwrap_or_default(),
         kind.unwrap_or_default(),
         state.unwrap_or_default(),
+        label.map_or("", |(name, _)| name),
+        label.map_or("", |(_, value)| value),
     ]);
     let before = list
         .read::<JobId>(page.token.as_ref())?
@@ -79,8 +95,12 @@ pub(super) fn jobs(
     let (tenant_name, limit) = (tenant.as_str(), size + 1);
     let mut values: Vec<&dyn ToSql> = vec![&tenant_name, &before];
     values.extend(environment.as_ref().map(|value| value as &dyn ToSql));
-    values.extend(kind.as_ref().map(|value| value as &dyn ToSql));
-    values.extend(state.as_ref().map(|value| value as &dyn ToSql));
+    if let Some((name, value)) = &label {
+        values.extend([name as &dyn ToSql, value as &dyn ToSql]);
+    } else {
+        values.extend(kind.as_ref().map(|value| value as &dyn ToSql));
+        values.extend(state.as_ref().map(|value| value as &dyn ToSql));
+    }
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     values.push(&limit);
     let mut statement = db.prepare_cached(&jobs_statement(filter))?;
@@ -93,21 +113,32 @@ pub(super) fn jobs(
     Ok(cut(items, size, |job| list.token(job.id)))
 }
 
+fn label_parts(label: Option<&Label>) -> Option<(&str, &str)> {
+    label.map(|label| (label.name.as_str(), label.value.as_str()))
+}
+
 /// The statement of an environment list.
 pub(super) fn environments_statement(filter: &EnvironmentFilter) -> &'static str {
-    match filter.phase {
-        Some(_) => {
+    match (&filter.label, filter.phase) {
+        (Some(_), _) => {
+            "SELECT environments.id, environments.record FROM environment_labels AS marked \
+             CROSS JOIN environments \
+             ON environments.tenant = marked.tenant AND environments.id = marked.id \
+             WHERE marked.tenant = ? AND marked.id > ? AND marked.name = ? AND marked.value = ? \
+             ORDER BY marked.id LIMIT ?"
+        }
+        (None, Some(_)) => {
             "SELECT id, record FROM environments WHERE tenant = ? AND id > ? AND phase = ? \
              ORDER BY id LIMIT ?"
         }
-        None => {
+        (None, None) => {
             "SELECT id, record FROM environments WHERE tenant = ? AND id > ? \
              AND phase <> 'deleted' ORDER BY id LIMIT ?"
         }
     }
 }
 
-/// Environments by id.
+/// Environments by id. A label counts before a phase, which callers do not combine with it.
 pub(super) fn environments(
     db: &Connection,
     tenant: &TenantId,
@@ -115,13 +146,24 @@ pub(super) fn environments(
     page: &PageRequest,
 ) -> Result<Page<Environment>, ListError> {
     let phase = filter.phase.map(Phase::as_str);
-    let list = ListKey::new(&["environments", tenant.as_str(), phase.unwrap_or_default()]);
+    let label = label_parts(filter.label.as_ref());
+    let list = ListKey::new(&[
+        "environments",
+        tenant.as_str(),
+        phase.unwrap_or_default(),
+        label.map_or("", |(name, _)| name),
+        label.map_or("", |(_, value)| value),
+    ]);
     let after = list.read::<EnvironmentId>(page.token.as_ref())?;
     let after = after.as_ref().map_or("", EnvironmentId::as_str);
     let size = page_size(page);
     let (tenant_name, limit) = (tenant.as_str(), i64::try_from(size + 1).unwrap_or(i64::MAX));
     let mut values: Vec<&dyn ToSql> = vec![&tenant_name, &after];
-    values.extend(phase.as_ref().map(|value| value as &dyn ToSql));
+    if let Some((name, value)) = &label {
+        values.extend([name as &dyn ToSql, value as &dyn ToSql]);
+    } else {
+        values.extend(phase.as_ref().map(|value| value as &dyn ToSql));
+    }
     values.push(&limit);
     let mut statement = db.prepare_cached(environments_statement(filter))?;
     let mut found = statement.query(values.as_slice())?;
@@ -180,25 +222,38 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let db = schema::open_writer(&folder.path().join("db")).expect("opens");
         let environments = [None, Some(EnvironmentId::new("e").expect("an id"))];
+        let label = Label {
+            name: "a".to_owned(),
+            value: "b".to_owned(),
+        };
         let mut statements: Vec<String> = Vec::new();
         for environment in environments {
-            for (kind, state) in [
-                (None, None),
-                (Some(JobKind::Exec), None),
-                (None, Some(JobState::Failed)),
+            for (kind, state, label) in [
+                (None, None, None),
+                (Some(JobKind::Exec), None, None),
+                (None, Some(JobState::Failed), None),
+                (None, None, Some(label.clone())),
             ] {
                 statements.push(jobs_statement(&JobFilter {
                     environment: environment.clone(),
                     kind,
                     state,
+                    label,
                 }));
             }
         }
-        for phase in [None, Some(Phase::Running)] {
-            statements.push(environments_statement(&EnvironmentFilter { phase }).to_owned());
+        for (phase, label) in [
+            (None, None),
+            (Some(Phase::Running), None),
+            (None, Some(label)),
+        ] {
+            let filter = EnvironmentFilter { phase, label };
+            statements.push(environments_statement(&filter).to_owned());
         }
         let swept = [
             sweeps::ENVIRONMENTS_IN,
+            sweeps::EXPIRED,
+            sweeps::LAST_END,
             sweeps::RUNNABLE,
             sweeps::HELD,
             prune::PAST,

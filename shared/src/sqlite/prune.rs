@@ -66,6 +66,10 @@ pub(super) fn remove_output(commit: &mut Commit<'_>, at: &JobRef) -> Result<bool
 
 /// Removes a job's record; false if another did.
 pub(super) fn remove_job(commit: &mut Commit<'_>, at: &JobRef) -> Result<bool, StoreError> {
+    commit
+        .db
+        .prepare_cached("DELETE FROM job_labels WHERE tenant = ?1 AND job = ?2")?
+        .execute(params![at.tenant.as_str(), rows::job_key(&at.job)])?;
     let removed = commit
         .db
         .prepare_cached("DELETE FROM jobs WHERE tenant = ?1 AND id = ?2")?

@@ -7,11 +7,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use super::stdin;
 use super::writer::Commit;
 use crate::artifact::Artifact;
-use crate::environment::Environment;
+use crate::environment::{Environment, Phase};
 use crate::ids::{ArtifactId, EnvironmentRef, JobId, JobRef, TenantId};
-use crate::job::{Job, QueueLane};
+use crate::job::{Job, JobInput, QueueLane};
 use crate::ports::StoreError;
 
 /// A record that cannot be read. The record's content never stands in it: it may be a secret.
@@ -132,6 +133,20 @@ pub(super) fn open_jobs(db: &Connection, at: &EnvironmentRef) -> Result<Vec<Job>
     Ok(jobs)
 }
 
+/// How many jobs of an environment have not ended.
+pub(super) fn count_open_jobs(db: &Connection, at: &EnvironmentRef) -> Result<usize, StoreError> {
+    let count: i64 = db
+        .prepare_cached(
+            "SELECT count(*) FROM jobs \
+             WHERE tenant = ?1 AND environment = ?2 AND finished_at IS NULL",
+        )?
+        .query_row(
+            params![at.tenant.as_str(), at.environment.as_str()],
+            |row| row.get(0),
+        )?;
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
 /// Writes a new job.
 pub(super) fn insert_job(commit: &mut Commit<'_>, job: &Job) -> Result<(), StoreError> {
     let kind = job.input.kind();
@@ -156,11 +171,26 @@ pub(super) fn insert_job(commit: &mut Commit<'_>, job: &Job) -> Result<(), Store
             job.finished_at.map(micros),
             to_json(job)?,
         ])?;
+    for (name, value) in &job.labels {
+        commit
+            .db
+            .prepare_cached(
+                "INSERT INTO job_labels (tenant, job, environment, name, value) \
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                job.tenant.as_str(),
+                job_key(&job.id),
+                job.environment.as_str(),
+                name,
+                value
+            ])?;
+    }
     commit.touch(job.at());
     Ok(())
 }
 
-/// Writes what changed of a job.
+/// Writes what changed of a job. What of its input nobody will take any more goes with its end.
 pub(super) fn update_job(commit: &mut Commit<'_>, job: &Job) -> Result<(), StoreError> {
     commit
         .db
@@ -178,6 +208,9 @@ pub(super) fn update_job(commit: &mut Commit<'_>, job: &Job) -> Result<(), Store
             job.finished_at.map(micros),
             to_json(job)?,
         ])?;
+    if job.state.is_terminal() && matches!(&job.input, JobInput::Exec(exec) if exec.stdin_open) {
+        stdin::forget(commit, &job.at())?;
+    }
     commit.touch(job.at());
     Ok(())
 }
@@ -221,21 +254,49 @@ pub(super) fn put_environment(
     commit: &mut Commit<'_>,
     environment: &Environment,
 ) -> Result<(), StoreError> {
+    let going = matches!(environment.phase, Phase::Deleting | Phase::Deleted);
+    let expires = environment.expires_at().filter(|_| !going);
     commit
         .db
         .prepare_cached(
-            "INSERT INTO environments (tenant, id, phase, created_by, record) \
-             VALUES (?1, ?2, ?3, ?4, ?5) \
+            "INSERT INTO environments (tenant, id, phase, created_by, expires_at, record) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
              ON CONFLICT (tenant, id) DO UPDATE SET \
-             phase = excluded.phase, created_by = excluded.created_by, record = excluded.record",
+             phase = excluded.phase, created_by = excluded.created_by, \
+             expires_at = excluded.expires_at, record = excluded.record",
         )?
         .execute(params![
             environment.tenant.as_str(),
             environment.id.as_str(),
             environment.phase.as_str(),
             job_key(&environment.created_by),
+            expires.map(micros),
             to_json(environment)?,
         ])?;
+    put_environment_labels(commit, environment)
+}
+
+/// Writes an environment's marks. A deleted one is found by none.
+fn put_environment_labels(
+    commit: &mut Commit<'_>,
+    environment: &Environment,
+) -> Result<(), StoreError> {
+    let (tenant, id) = (environment.tenant.as_str(), environment.id.as_str());
+    commit
+        .db
+        .prepare_cached("DELETE FROM environment_labels WHERE tenant = ?1 AND id = ?2")?
+        .execute(params![tenant, id])?;
+    if environment.phase == Phase::Deleted {
+        return Ok(());
+    }
+    for (name, value) in &environment.spec.labels {
+        commit
+            .db
+            .prepare_cached(
+                "INSERT INTO environment_labels (tenant, id, name, value) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![tenant, id, name, value])?;
+    }
     Ok(())
 }
 

@@ -15,7 +15,10 @@ use super::rows;
 use crate::ids::InstanceId;
 use crate::ports::StoreError;
 
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_first.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("migrations/0001_first.sql"),
+    include_str!("migrations/0002_input_labels_lifetimes.sql"),
+];
 
 /// How long a statement waits for another process, such as a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

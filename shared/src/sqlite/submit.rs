@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows;
 use super::writer::Commit;
-use crate::admission::{self, Admitted};
+use crate::admission::{self, Admitted, Refusal};
 use crate::environment::Environment;
 use crate::ids::{EnvironmentRef, JobId, JobRef, TenantId};
 use crate::job::Job;
@@ -20,6 +20,7 @@ pub(super) fn submit(
     let Submission {
         request,
         idempotency,
+        condition,
     } = submission;
     let at = request.at.clone();
     if let Some(key) = &idempotency
@@ -36,6 +37,12 @@ pub(super) fn submit(
         return Ok(replayed(job));
     }
     let environment = rows::environment(commit.db, &at)?;
+    if let Some(condition) = condition {
+        let open = rows::count_open_jobs(commit.db, &at)?;
+        if !condition.holds(environment.as_ref(), open, now) {
+            return Err(Refusal::Overtaken.into());
+        }
+    }
     let submitted = match admission::admit(environment.as_ref(), request, now)? {
         Admitted::Existing(creator) => replayed(creator_of(commit.db, &at, creator)?),
         Admitted::New {

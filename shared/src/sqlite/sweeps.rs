@@ -1,6 +1,7 @@
 //! What the sweeps walk, across all tenants, and what monitors count.
 
-use rusqlite::{Connection, params};
+use jiff::Timestamp;
+use rusqlite::{Connection, Rows, params};
 use serde::de::value::{Error as NameError, StrDeserializer};
 use serde::de::{Deserialize, IntoDeserializer};
 
@@ -8,7 +9,7 @@ use super::rows;
 use crate::environment::{Environment, Phase};
 use crate::ids::{EnvironmentId, EnvironmentRef, Fence, JobId, JobRef, TenantId};
 use crate::job::{JobKind, JobState, QueueLane};
-use crate::ports::{HeldJob, StoreCounts, StoreError};
+use crate::ports::{Activity, HeldJob, StoreCounts, StoreError};
 
 pub(super) const ENVIRONMENTS_IN: &str = "SELECT tenant, id, record FROM environments \
      WHERE phase = ?1 AND (tenant, id) > (?2, ?3) ORDER BY tenant, id LIMIT ?4";
@@ -22,7 +23,11 @@ pub(super) fn environments_in(
 ) -> Result<Vec<Environment>, StoreError> {
     let (tenant, id) = after.map_or(("", ""), |at| (at.tenant.as_str(), at.environment.as_str()));
     let mut statement = db.prepare_cached(ENVIRONMENTS_IN)?;
-    let mut found = statement.query(params![phase.as_str(), tenant, id, limit])?;
+    read_environments(statement.query(params![phase.as_str(), tenant, id, limit])?)
+}
+
+/// Rows of tenant, id and record.
+fn read_environments(mut found: Rows<'_>) -> Result<Vec<Environment>, StoreError> {
     let mut environments = Vec::new();
     while let Some(row) = found.next()? {
         let tenant: TenantId = rows::text_id(row, 0, "environments")?;
@@ -34,6 +39,34 @@ pub(super) fn environments_in(
         )?);
     }
     Ok(environments)
+}
+
+pub(super) const EXPIRED: &str = "SELECT tenant, id, record FROM environments \
+     WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2";
+
+/// Environments whose lifetime is over.
+pub(super) fn expired(
+    db: &Connection,
+    now: Timestamp,
+    limit: u32,
+) -> Result<Vec<Environment>, StoreError> {
+    let mut statement = db.prepare_cached(EXPIRED)?;
+    read_environments(statement.query(params![rows::micros(now), limit])?)
+}
+
+pub(super) const LAST_END: &str = "SELECT max(finished_at) FROM jobs \
+     WHERE tenant = ?1 AND environment = ?2 AND finished_at IS NOT NULL";
+
+/// When an environment last had something to do.
+pub(super) fn activity(db: &Connection, at: &EnvironmentRef) -> Result<Activity, StoreError> {
+    let last_end: Option<i64> = db.prepare_cached(LAST_END)?.query_row(
+        params![at.tenant.as_str(), at.environment.as_str()],
+        |row| row.get(0),
+    )?;
+    Ok(Activity {
+        busy: rows::count_open_jobs(db, at)? > 0,
+        last_end: last_end.and_then(|micros| Timestamp::from_microsecond(micros).ok()),
+    })
 }
 
 pub(super) const RUNNABLE: &str = "SELECT tenant, id FROM jobs \

@@ -59,6 +59,7 @@ pub(crate) fn exec() -> JobInput {
         workdir: None,
         user: None,
         stdin: None,
+        stdin_open: false,
         timeout_seconds: 1,
         output_limit: 1,
     })

@@ -9,4 +9,5 @@
 mod admission;
 mod environment_machine;
 mod given;
+mod intake;
 mod job_machine;

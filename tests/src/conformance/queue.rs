@@ -67,6 +67,7 @@ impl Fixture {
             workdir: None,
             user: None,
             stdin: None,
+            stdin_open: false,
             timeout_seconds: 60,
             output_limit: 1 << 20,
         };
@@ -149,6 +150,7 @@ impl Fixture {
         let submission = Submission {
             request,
             idempotency: None,
+            condition: None,
         };
         let submitted = self.store.submit(submission, SystemClock.now()).await;
         submitted.expect("accepted").job.at()

@@ -13,6 +13,7 @@ mod lists;
 mod output;
 mod prune;
 mod roles;
+mod stdin;
 mod submit;
 mod sweeps;
 mod tenants;
@@ -53,6 +54,7 @@ pub async fn suite<M: AsyncFn() -> Arc<dyn Store>>(make: M) {
             what_workers_see_counts_for_its_own_incarnation,
             a_cancelled_lifecycle_job_leaves_nobody_waiting,
             a_failed_delete_can_be_repeated,
+            an_environment_is_changed_until_it_goes,
         }
         leases {
             one_of_many_workers_gets_a_job,
@@ -74,10 +76,19 @@ pub async fn suite<M: AsyncFn() -> Arc<dyn Store>>(make: M) {
             a_log_larger_than_a_window_is_read_window_by_window,
             the_end_of_a_job_comes_after_its_last_byte,
         }
+        stdin {
+            input_is_a_log_that_goes_as_it_is_taken,
+            a_command_that_does_not_read_takes_only_so_much,
+            input_is_taken_under_a_lease_alone,
+            what_takes_no_input_says_why,
+            racing_writes_at_one_offset_are_one_write,
+            input_wakes,
+        }
         lists {
             pages_of_every_size_hold_every_job_once,
             rows_that_come_while_pages_are_read_double_nothing,
             jobs_are_found_by_each_condition,
+            jobs_and_environments_are_found_by_their_labels,
             environments_are_listed_by_id_and_phase,
             artifacts_are_listed_newest_first,
             a_token_of_another_list_is_refused,
@@ -87,6 +98,9 @@ pub async fn suite<M: AsyncFn() -> Arc<dyn Store>>(make: M) {
             held_jobs_are_listed_with_their_owner_and_fence,
             open_jobs_are_those_that_have_not_ended,
             environments_are_walked_across_tenants,
+            what_has_lived_its_time_is_found_until_it_goes,
+            activity_is_what_is_open_and_what_ended_last,
+            a_condition_is_looked_at_in_the_commit,
             counts_are_of_what_is_open,
         }
         watch {

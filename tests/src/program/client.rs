@@ -75,6 +75,16 @@ impl Client {
         }
     }
 
+    /// Host and port of the service.
+    pub fn address(&self) -> String {
+        self.url.trim_start_matches("http://").to_owned()
+    }
+
+    /// The key that it sends.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// A request to a path, with the key.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.http

@@ -54,3 +54,11 @@ pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     }
     files
 }
+
+/// Memory of a process that is resident, in bytes.
+pub fn resident(pid: Pid) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.expect("a number of KiB") * 1024
+}

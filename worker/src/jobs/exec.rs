@@ -32,6 +32,7 @@ use crate::reach::{Backoff, Unreached, is_answer, reach};
 
 mod attach;
 mod copier;
+mod feed;
 mod outcome;
 
 use copier::Copier;
@@ -295,7 +296,7 @@ impl<'a> Run<'a> {
                 .unwrap_or_default(),
             user: self.input.user.clone().unwrap_or_default(),
             stdin: self.input.stdin.clone().unwrap_or_default().0,
-            stdin_open: false,
+            stdin_open: self.input.stdin_open,
             timeout_ms: self.input.timeout_seconds.saturating_mul(1000),
             grace_ms: u64::try_from(TIMEOUT_GRACE.as_millis()).unwrap_or(u64::MAX),
             output_limit: self.input.output_limit,

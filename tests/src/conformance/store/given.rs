@@ -90,6 +90,7 @@ impl Given {
                 spec: is_create.then(spec),
             },
             idempotency: None,
+            condition: None,
         }
     }
 
@@ -253,6 +254,7 @@ pub fn exec_input(script: &str) -> JobInput {
         workdir: None,
         user: None,
         stdin: None,
+        stdin_open: false,
         timeout_seconds: 60,
         output_limit: 1 << 20,
     })

@@ -1,9 +1,9 @@
 //! Environments through all phases, and what that means for their jobs.
 
-use shared::environment::{EnvironmentEvent, Phase, Reason};
+use shared::environment::{EnvironmentEvent, EnvironmentPatch, PatchRefusal, Phase, Reason};
 use shared::ids::Generation;
 use shared::job::{Job, JobInput, JobState, Outcome, QueueLane};
-use shared::ports::LeaseAttempt;
+use shared::ports::{LeaseAttempt, PatchError};
 
 use super::given::{
     Given, cancel_request, completion, environment, exec_input, failed, new_incarnation, started,
@@ -356,4 +356,69 @@ pub(super) async fn a_failed_delete_can_be_repeated(given: &Given) {
     assert!(again.publish);
     given.carry_out(&again.job, EnvironmentEvent::Deleted).await;
     assert_eq!(given.environment(&at).await.phase, Phase::Deleted);
+}
+
+pub(super) async fn an_environment_is_changed_until_it_goes(given: &Given) {
+    let at = environment("e");
+    let patch = |label: &str, idle| EnvironmentPatch {
+        labels: [("a".to_owned(), Some(label.to_owned()))].into(),
+        ttl_seconds: Some(Some(9)),
+        idle_timeout_seconds: idle,
+    };
+    let none = given.store.patch_environment(&at, patch("x", None)).await;
+    assert!(
+        matches!(none, Err(PatchError::NoSuchEnvironment)),
+        "{none:?}"
+    );
+    given.run(&at).await;
+    let before = given.environment(&at).await;
+    let changed = given.store.patch_environment(&at, patch("x", None)).await;
+    let changed = changed.expect("changed");
+    assert_eq!(changed, given.environment(&at).await);
+    assert_eq!(changed.spec.labels.get("a").map(String::as_str), Some("x"));
+    assert_eq!(
+        changed.spec.labels.get("stage"),
+        before.spec.labels.get("stage")
+    );
+    assert_eq!(changed.spec.ttl_seconds, Some(9));
+    assert_eq!(
+        changed.spec.idle_timeout_seconds,
+        before.spec.idle_timeout_seconds
+    );
+    assert_eq!(
+        (changed.generation, changed.phase),
+        (before.generation, before.phase)
+    );
+    let many = EnvironmentPatch {
+        labels: (0..64)
+            .map(|number| (format!("l{number}"), Some(String::new())))
+            .collect(),
+        ..EnvironmentPatch::default()
+    };
+    let many = given.store.patch_environment(&at, many).await;
+    assert!(
+        matches!(many, Err(PatchError::Refused(PatchRefusal::TooManyLabels))),
+        "{many:?}"
+    );
+    assert_eq!(
+        given.environment(&at).await,
+        changed,
+        "a refusal changes nothing"
+    );
+    let changed = given
+        .store
+        .patch_environment(&at, patch("y", Some(None)))
+        .await;
+    assert_eq!(changed.expect("changed").spec.idle_timeout_seconds, None);
+    let delete = given.submit(&at, JobInput::Delete {}).await.job;
+    for _ in 0..2 {
+        let gone = given.store.patch_environment(&at, patch("z", None)).await;
+        assert!(
+            matches!(gone, Err(PatchError::Refused(PatchRefusal::Gone(_)))),
+            "{gone:?}"
+        );
+        if given.environment(&at).await.phase == Phase::Deleting {
+            given.carry_out(&delete, EnvironmentEvent::Deleted).await;
+        }
+    }
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use shared::environment::{EnvironmentEvent, Phase};
+use shared::environment::{EnvironmentEvent, EnvironmentPatch, Phase};
 use shared::ids::{ArtifactId, EnvironmentId, EnvironmentRef, JobId, TenantId};
 use shared::job::{JobInput, JobKind, JobState, Outcome};
-use shared::ports::{EnvironmentFilter, JobFilter, ListError};
+use shared::ports::{EnvironmentFilter, JobFilter, Label, ListError};
 
 use super::given::{
     Given, completion, environment, environment_of, exec_input, list_input, page, remove_input,
@@ -44,7 +44,11 @@ async fn all_environments(
     loop {
         let found = given
             .store
-            .environments(tenant, &EnvironmentFilter { phase }, page(size, token))
+            .environments(
+                tenant,
+                &EnvironmentFilter { phase, label: None },
+                page(size, token),
+            )
             .await
             .expect("a page");
         assert!(found.items.len() <= size as usize);
@@ -175,6 +179,7 @@ pub(super) async fn jobs_are_found_by_each_condition(given: &Given) {
             .chain(states.iter().map(|state| (None, *state)))
         {
             let filter = JobFilter {
+                label: None,
                 environment: environment.map(|name| EnvironmentId::new(name).expect("an id")),
                 kind,
                 state,
@@ -358,6 +363,7 @@ pub(super) async fn a_token_of_another_list_is_refused(given: &Given) {
             .err());
     }
     let running = EnvironmentFilter {
+        label: None,
         phase: Some(Phase::Running),
     };
     bad(store
@@ -374,4 +380,88 @@ pub(super) async fn a_token_of_another_list_is_refused(given: &Given) {
         .artifacts(&other_tenant, page(1, Some(artifacts)))
         .await
         .err());
+}
+
+pub(super) async fn jobs_and_environments_are_found_by_their_labels(given: &Given) {
+    let label = |name: &str, value: &str| {
+        Some(Label {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        })
+    };
+    let (one, two) = (given.running("one").await, given.running("two").await);
+    let mut marked = Vec::new();
+    for at in [&one, &two, &one, &two, &one] {
+        given.exec(at).await;
+        let mut submission = given.submission(at, exec_input("true"));
+        submission.request.labels = [("run".to_owned(), "7=a".to_owned())].into();
+        let submitted = given.store.submit(submission, given.now()).await;
+        marked.push(submitted.expect("accepted").job.id);
+    }
+    marked.reverse();
+    let of = |environment: Option<&EnvironmentRef>, label| JobFilter {
+        environment: environment.map(|at| at.environment.clone()),
+        label,
+        ..JobFilter::default()
+    };
+    for size in [1, 2, 5, 6] {
+        let found = all_jobs(given, &one.tenant, &of(None, label("run", "7=a")), size).await;
+        assert_eq!(found, marked, "pages of {size}");
+        let found = all_jobs(
+            given,
+            &one.tenant,
+            &of(Some(&two), label("run", "7=a")),
+            size,
+        )
+        .await;
+        assert_eq!(found, [marked[1], marked[3]], "pages of {size}");
+    }
+    for (name, value) in [("run", "7"), ("RUN", "7=a"), ("", ""), ("7=a", "run")] {
+        let found = all_jobs(given, &one.tenant, &of(None, label(name, value)), 10).await;
+        assert_eq!(found, [], "{name}={value}");
+    }
+
+    // Of environments, as they are marked now.
+    let patch = |labels: &[(&str, Option<&str>)]| EnvironmentPatch {
+        labels: labels
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned)))
+            .collect(),
+        ..EnvironmentPatch::default()
+    };
+    let marked = async |name: &str, value: &str, size| {
+        let (mut ids, mut token) = (Vec::new(), None);
+        loop {
+            let filter = EnvironmentFilter {
+                phase: None,
+                label: label(name, value),
+            };
+            let found = given
+                .store
+                .environments(&one.tenant, &filter, page(size, token))
+                .await;
+            let found = found.expect("a page");
+            ids.extend(found.items.iter().map(|found| found.id.to_string()));
+            token = found.next;
+            if token.is_none() {
+                return ids;
+            }
+        }
+    };
+    given.running("three").await;
+    for size in [1, 2, 3, 4] {
+        assert_eq!(marked("stage", "test", size).await, ["one", "three", "two"]);
+    }
+    let changed = patch(&[("stage", None), ("run", Some("7"))]);
+    given
+        .store
+        .patch_environment(&two, changed)
+        .await
+        .expect("patched");
+    assert_eq!(marked("stage", "test", 10).await, ["one", "three"]);
+    assert_eq!(marked("run", "7", 10).await, ["two"]);
+    let delete = given.submit(&two, JobInput::Delete {}).await.job;
+    assert_eq!(marked("run", "7", 10).await, ["two"], "it is still there");
+    given.carry_out(&delete, EnvironmentEvent::Deleted).await;
+    assert_eq!(marked("run", "7", 10).await, [""; 0]);
 }

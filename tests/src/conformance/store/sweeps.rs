@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
-use shared::environment::Phase;
-use shared::ids::TenantId;
-use shared::job::{JobInput, JobKind, JobState, QueueLane};
+use shared::admission::{Condition, Over, Refusal};
+use shared::environment::{EnvironmentPatch, Phase};
+use shared::ids::{EnvironmentRef, EnvironmentUid, TenantId};
+use shared::job::{JobInput, JobKind, JobState, Outcome, QueueLane};
+use shared::ports::{Activity, SubmitError, Submitted};
 
-use super::given::{Given, environment, environment_of, worker};
+use super::given::{Given, completion, environment, environment_of, list_input, result_of, worker};
 
 pub(super) async fn runnable_jobs_are_listed_oldest_first_by_lane(given: &Given) {
     let at = given.running("e").await;
@@ -204,4 +206,127 @@ pub(super) async fn counts_are_of_what_is_open(given: &Given) {
         environments,
         [(Phase::Running, 1), (Phase::Pending, 1)].into()
     );
+}
+
+pub(super) async fn what_has_lived_its_time_is_found_until_it_goes(given: &Given) {
+    let expired = async |now| {
+        let found = given.store.expired(now, 100).await.expect("works");
+        found
+            .iter()
+            .map(|found| found.id.to_string())
+            .collect::<Vec<_>>()
+    };
+    let lifetime = |seconds| EnvironmentPatch {
+        ttl_seconds: Some(seconds),
+        ..EnvironmentPatch::default()
+    };
+    let patch = async |at: &EnvironmentRef, patch| {
+        given
+            .store
+            .patch_environment(at, patch)
+            .await
+            .expect("patched")
+    };
+    let (short, long) = (given.running("short").await, given.running("long").await);
+    given.running("without").await;
+    let at_end = patch(&short, lifetime(Some(100)))
+        .await
+        .expires_at()
+        .expect("a time");
+    patch(&long, lifetime(Some(1000))).await;
+    let before = at_end
+        .checked_sub(jiff::SignedDuration::from_millis(1))
+        .expect("a time");
+    assert_eq!(expired(before).await, [""; 0]);
+    assert_eq!(expired(at_end).await, ["short"]);
+    let far = at_end
+        .checked_add(jiff::SignedDuration::from_hours(1))
+        .expect("a time");
+    assert_eq!(
+        expired(far).await,
+        ["short", "long"],
+        "those that are longest over first"
+    );
+    assert_eq!(given.store.expired(far, 1).await.expect("works").len(), 1);
+    patch(&long, lifetime(None)).await;
+    assert_eq!(expired(far).await, ["short"]);
+    given.submit(&short, JobInput::Delete {}).await;
+    assert_eq!(expired(far).await, [""; 0]);
+}
+
+pub(super) async fn activity_is_what_is_open_and_what_ended_last(given: &Given) {
+    let activity = async |at: &EnvironmentRef| given.store.activity(at).await.expect("works");
+    let (at, other) = (given.running("e").await, given.running("f").await);
+    let started = activity(&at).await;
+    assert!(
+        !started.busy && started.last_end.is_some(),
+        "its create has ended"
+    );
+    let job = given.exec(&at).await;
+    assert!(activity(&at).await.busy);
+    assert!(!activity(&other).await.busy);
+    let leased = given.lease(&job).await.job;
+    assert!(activity(&at).await.busy);
+    given
+        .finish(&leased, completion(Outcome::success(result_of(""))))
+        .await;
+    let ended = given.job(&job).await.finished_at;
+    assert_eq!(
+        activity(&at).await,
+        Activity {
+            busy: false,
+            last_end: ended
+        }
+    );
+    let read = given.done(&at, list_input()).await;
+    assert_eq!(
+        activity(&at).await.last_end,
+        read.finished_at,
+        "a read is a use"
+    );
+    assert_eq!(activity(&environment("none")).await, Activity::default());
+}
+
+pub(super) async fn a_condition_is_looked_at_in_the_commit(given: &Given) {
+    let at = given.running("e").await;
+    let uid = given.environment(&at).await.uid;
+    let submit = async |uid: &EnvironmentUid, over, input| {
+        let mut submission = given.submission(&at, input);
+        submission.condition = Some(Condition {
+            uid: uid.clone(),
+            over,
+        });
+        given.store.submit(submission, given.now()).await
+    };
+    let overtaken = |result: Result<Submitted, SubmitError>| {
+        matches!(result, Err(SubmitError::Refused(Refusal::Overtaken)))
+    };
+    assert!(
+        overtaken(submit(&uid, Over::Lifetime, JobInput::Delete {}).await),
+        "it has none"
+    );
+    let job = given.exec(&at).await;
+    assert!(
+        overtaken(submit(&uid, Over::IdleTime, JobInput::Stop {}).await),
+        "a job is open"
+    );
+    let leased = given.lease(&job).await.job;
+    given
+        .finish(&leased, completion(Outcome::success(result_of(""))))
+        .await;
+    let another = EnvironmentUid::of_create(&given.job_id());
+    assert!(
+        overtaken(submit(&another, Over::IdleTime, JobInput::Stop {}).await),
+        "another life"
+    );
+    assert_eq!(given.environment(&at).await.phase, Phase::Running);
+    assert_eq!(
+        given.store.open_jobs(&at).await.expect("works"),
+        [],
+        "a refusal leaves nothing"
+    );
+    submit(&uid, Over::IdleTime, JobInput::Stop {})
+        .await
+        .expect("accepted");
+    assert_eq!(given.environment(&at).await.phase, Phase::Stopping);
 }

@@ -9,6 +9,7 @@ use shared::job::CancelRequest;
 use shared::ports::Watch;
 use tonic::{Code, Status};
 
+use super::feed::{Fed, feed};
 use super::{CONFIRM_TIME, Run, Step};
 use crate::execute::End;
 use crate::links::Link;
@@ -39,6 +40,7 @@ enum Happening {
     FlushDue,
     Looked(Option<CancelRequest>),
     Signalled(Result<(), Status>),
+    Fed(Fed),
     Overdue,
     Draining,
 }
@@ -85,6 +87,10 @@ impl Run<'_> {
             .cancel
             .is_none()
             .then(|| task.requested_cancel().boxed());
+        let mut feeding = self
+            .input
+            .stdin_open
+            .then(|| feed(task, link.clone()).boxed());
         loop {
             let due = self.copier.waiting_since().map(|since| since + FLUSH_AFTER);
             // Output comes last: a command that never stops writing must not keep anything else from being seen.
@@ -103,6 +109,10 @@ impl Run<'_> {
                 () = watch.changed(), if self.cancel.is_none() && looking.is_none() => {
                     looking = Some(task.requested_cancel().boxed());
                     continue;
+                }
+                Some(fed) = OptionFuture::from(feeding.as_mut()) => {
+                    feeding = None;
+                    Happening::Fed(fed)
                 }
                 () = until(due) => Happening::FlushDue,
                 event = events.message() => match event {
@@ -132,6 +142,9 @@ impl Run<'_> {
                     Err(Step::End(End::Dropped))
                 }
                 Happening::Signalled(Err(status)) => Err(Step::Again(status.message().to_owned())),
+                Happening::Fed(Fed::Done) => Ok(()),
+                Happening::Fed(Fed::Dropped) => Err(Step::End(End::Dropped)),
+                Happening::Fed(Fed::Broke(why)) => Err(self.broke(why).await),
                 Happening::Overdue => Err(self.kill_container().await),
                 Happening::Draining => match self.flush().await {
                     Ok(()) => Err(Step::End(End::HandBack)),

@@ -1,0 +1,263 @@
+//! A job's output as server-sent events, live from any offset on.
+//!
+//! ```text
+//!   id: 5-0     event: stdout   data: {"offset":0,"data":"hallo"}
+//!   id: 5-3     event: stderr   data: {"offset":0,"data":"oh\n"}
+//!   : ping                                                            each 15 s in which nothing is said
+//!   id: 5-3     event: end      data: the job
+//! ```
+//!
+//! Invariants: an event's id is where both streams are after it, so that whoever sends it back as `Last-Event-ID` misses
+//! no byte and gets none twice; a stream without `end` is not the whole output. A reader that does not read holds
+//! [`IN_FLIGHT`] pieces, however much output there is: the next is read from the store when one of them is on its way.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::stream;
+use serde::Serialize;
+use shared::ids::JobRef;
+use shared::output::Offsets;
+use shared::ports::Watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use crate::extract::{Call, JobPath, Params};
+use crate::problem::{Problem, ProblemBody};
+use crate::routes::output::{MAX_OFFSET, Seen, offsets};
+use crate::service::App;
+use crate::views::{JobView, OutputEvent};
+
+/// Where a client that lost its connection was.
+const LAST_EVENT_ID: &str = "Last-Event-ID";
+
+/// Bytes of each stream in one piece at most.
+const PIECE_BYTES: u64 = 64 * 1024;
+
+/// Pieces that may be on their way to a reader.
+const IN_FLIGHT: usize = 2;
+
+/// How long a stream may say nothing.
+const PING: Duration = Duration::from_secs(15);
+
+/// Keeps proxies from collecting what shall be seen at once.
+const UNBUFFERED: (HeaderName, HeaderValue) = (
+    HeaderName::from_static("x-accel-buffering"),
+    HeaderValue::from_static("no"),
+);
+
+/// Follows output as server-sent events: `stdout` and `stderr` as they come, then `end` with the job.
+///
+/// The `data` of `stdout` and `stderr` is `{"offset", "data", "encoding"?}`, with `"encoding": "base64"` where the bytes
+/// are not UTF-8; that of `end` is the job. The `id` of an event is the offset of each stream after it, as
+/// `stdout-stderr`: sent back as `Last-Event-ID` it goes on there. A stream that closes without `end` is to be asked for
+/// again.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}/output/stream", tag = "jobs",
+    params(
+        ("id" = String, Path, description = "The job"),
+        ("stdout_offset" = Option<u64>, Query, description = "Where to begin, in bytes; 0 where it is not given"),
+        ("stderr_offset" = Option<u64>, Query, description = "Where to begin, in bytes; 0 where it is not given"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that arrived; it counts before the offsets"),
+    ),
+    responses(
+        (status = 200, description = "The events", body = OutputEvent, content_type = "text/event-stream"),
+        (status = 404, description = "There is no such job", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter cannot be taken", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn stream(
+    State(app): State<App>,
+    call: Call,
+    JobPath(id): JobPath,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    params.only(&["stdout_offset", "stderr_offset"])?;
+    let asked = offsets(&params)?;
+    let from = match headers.get(LAST_EVENT_ID) {
+        Some(id) => id.to_str().ok().and_then(read_id).ok_or_else(|| {
+            Problem::invalid(LAST_EVENT_ID, "must be an id of this stream, such as 5-0")
+        })?,
+        None => asked,
+    };
+    let at = call.job(id);
+    app.job(&at).await?;
+    let mut pings = tokio::time::interval_at(Instant::now() + PING, PING);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let reading = Reading {
+        watch: app.deps.store.watch(&at),
+        app,
+        at,
+        from,
+        room: Arc::new(Semaphore::new(IN_FLIGHT)),
+        pings,
+        ended: false,
+    };
+    let events = stream::try_unfold(reading, |mut reading| async move {
+        Ok::<_, CutOff>(reading.next().await?.map(|piece| (piece, reading)))
+    });
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        UNBUFFERED,
+    ];
+    Ok((headers, Body::from_stream(events)).into_response())
+}
+
+/// Why a stream breaks off instead of ending.
+#[derive(Debug, thiserror::Error)]
+enum CutOff {
+    /// The store cannot be read.
+    #[error("the store is unavailable")]
+    Store,
+    /// The service stops while the reader holds it up.
+    #[error("the service stops")]
+    Stopping,
+}
+
+/// One reader.
+struct Reading {
+    app: App,
+    at: JobRef,
+    watch: Watch,
+    from: Offsets,
+    room: Arc<Semaphore>,
+    pings: Interval,
+    ended: bool,
+}
+
+impl Reading {
+    /// The next piece; nothing after the end, and nothing where the service stops.
+    async fn next(&mut self) -> Result<Option<Bytes>, CutOff> {
+        if self.ended {
+            return Ok(None);
+        }
+        let permit = self.room().await?;
+        loop {
+            let seen = self.app.seen(&self.at, self.from, PIECE_BYTES).await;
+            let text = self.events(seen.map_err(|_| CutOff::Store)?);
+            if !text.is_empty() {
+                self.pings.reset();
+                return Ok(Some(Piece::bytes(text, permit)));
+            }
+            tokio::select! {
+                biased;
+                () = self.app.stopping.cancelled() => return Ok(None),
+                () = self.watch.changed() => {}
+                _ = self.pings.tick() => {
+                    return Ok(Some(Piece::bytes(": ping\n\n".to_owned(), permit)));
+                }
+            }
+        }
+    }
+
+    /// Waits until the reader has taken enough of what it was sent.
+    async fn room(&self) -> Result<OwnedSemaphorePermit, CutOff> {
+        tokio::select! {
+            biased;
+            permit = Arc::clone(&self.room).acquire_owned() => permit.map_err(|_| CutOff::Stopping),
+            () = self.app.stopping.cancelled() => Err(CutOff::Stopping),
+        }
+    }
+
+    /// What was seen as events, and the step over it.
+    fn events(&mut self, seen: Seen) -> String {
+        let (mut text, next, done) = (String::new(), seen.next(), seen.done);
+        if !seen.stdout.data.is_empty() {
+            self.from.stdout = next.stdout;
+            write_event(&mut text, "stdout", self.from, &seen.stdout.event());
+        }
+        if !seen.stderr.data.is_empty() {
+            self.from.stderr = next.stderr;
+            write_event(&mut text, "stderr", self.from, &seen.stderr.event());
+        }
+        if done {
+            self.ended = true;
+            write_event(&mut text, "end", self.from, &JobView::of(&seen.job));
+        }
+        text
+    }
+}
+
+/// Text on its way to a reader; when it was written to the connection, there is room for another.
+struct Piece {
+    text: String,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Piece {
+    fn bytes(text: String, room: OwnedSemaphorePermit) -> Bytes {
+        Bytes::from_owner(Self { text, _room: room })
+    }
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+/// One event. JSON has no line breaks, so its data is one line.
+fn write_event(text: &mut String, name: &str, id: Offsets, data: &impl Serialize) {
+    let data = serde_json::to_string(data).unwrap_or_default();
+    let (stdout, stderr) = (id.stdout, id.stderr);
+    let _ = write!(
+        text,
+        "event: {name}\nid: {stdout}-{stderr}\ndata: {data}\n\n"
+    );
+}
+
+/// The offsets in an id that [`write_event`] wrote.
+fn read_id(text: &str) -> Option<Offsets> {
+    let (stdout, stderr) = text.split_once('-')?;
+    let number = |text: &str| {
+        let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse()
+            .ok()
+            .filter(|number| plain && *number <= MAX_OFFSET)
+    };
+    Some(Offsets {
+        stdout: number(stdout)?,
+        stderr: number(stderr)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_read_as_it_was_written() {
+        let id = Offsets {
+            stdout: 5,
+            stderr: MAX_OFFSET,
+        };
+        let mut text = String::new();
+        write_event(&mut text, "stdout", id, &"a\nb");
+        assert_eq!(
+            text,
+            "event: stdout\nid: 5-9223372036854775807\ndata: \"a\\nb\"\n\n"
+        );
+        assert_eq!(read_id("5-9223372036854775807"), Some(id));
+        for bad in [
+            "",
+            "5",
+            "-",
+            "5-",
+            "+5-0",
+            "5-9223372036854775808",
+            "a-b",
+            "1-2-3",
+        ] {
+            assert_eq!(read_id(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Output that is followed: over a kill of the service, and by a thousand readers of whom some never read.
+
+use futures::future::join_all;
+use serde_json::json;
+use tests::program::{Client, Followed, Program, resident, wait_until};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+const MIB: u64 = 1 << 20;
+
+/// Writes numbered lines to both streams for a while.
+const SLOWLY: &str = "for i in $(seq 400); do echo line $i; echo err $i >&2; sleep 0.02; done";
+
+#[tokio::test]
+async fn a_reader_goes_on_where_it_was_after_kill_9() {
+    let mut program = Program::start().await;
+    let client = program.client();
+    client.create("env").await;
+    let job = client.submit("env", &json!({ "command": SLOWLY })).await;
+    let mut followed = Followed::default();
+    let some = |lines: usize| move |followed: &Followed| followed.stdout.len() > lines * 8;
+    for lines in [10, 60, 120] {
+        let reading = client.follow(&job, &mut followed, some(lines)).await;
+        reading.expect("no break yet");
+        program.kill9();
+        program.restart().await;
+        let client = program.client();
+        // The connection is cut in the middle of an event or between two: either is no loss.
+        if client
+            .follow(&job, &mut followed, some(lines + 20))
+            .await
+            .is_err()
+        {
+            continue;
+        }
+    }
+    let client = program.client();
+    while followed.end.is_none() {
+        let reading = client.follow(&job, &mut followed, |_| false).await;
+        reading.expect("the service runs on");
+    }
+    let lines = |word: &str| -> String { (1..=400).map(|i| format!("{word} {i}\n")).collect() };
+    assert_eq!(String::from_utf8_lossy(&followed.stdout), lines("line"));
+    assert_eq!(String::from_utf8_lossy(&followed.stderr), lines("err"));
+    assert_eq!(followed.end.expect("an end")["state"], "succeeded");
+}
+
+/// A caller that asks for a stream and never reads it.
+async fn deaf(client: &Client, job: &str) -> TcpStream {
+    let (address, key) = (client.address(), client.key());
+    let mut socket = TcpStream::connect(&address).await.expect("a connection");
+    let request = format!(
+        "GET /v1/jobs/{job}/output/stream HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {key}\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).await.expect("sent");
+    socket
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_readers_of_whom_some_never_read() {
+    let program = Program::start().await;
+    let client = program.client();
+    client.create("env").await;
+    // More than any buffer on the way holds, written as long as the readers come.
+    let script = "head -c 33554432 /dev/zero | tr '\\0' x; while [ ! -e stop ]; do sleep 0.1; done; echo end";
+    let job = client.submit("env", &json!({ "command": script })).await;
+    wait_until("the output is in the store", async || {
+        let path = format!(
+            "/v1/jobs/{job}/output?stdout_offset={}&limit=1",
+            32 * MIB - 1
+        );
+        client.get(&path).await.expect(200).json()["stdout"] == "x"
+    })
+    .await;
+    let before = resident(program.pid());
+    let mut never_read = Vec::new();
+    for _ in 0..300 {
+        never_read.push(deaf(&client, &job).await);
+    }
+    let readers = (0..700).map(|_| {
+        let (client, job) = (client.clone(), job.clone());
+        tokio::spawn(async move {
+            // At the end of what is there, so that all wait for the same last line.
+            let mut followed = Followed {
+                stdout: vec![b'x'; usize::try_from(32 * MIB).expect("small") - 16],
+                last: Some(format!("{}-0", 32 * MIB - 16)),
+                ..Followed::default()
+            };
+            let reading = client.follow(&job, &mut followed, |_| false).await;
+            reading.expect("no break");
+            (
+                followed.stdout.split_off(followed.stdout.len() - 20),
+                followed.end.is_some(),
+            )
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    // All others are answered meanwhile.
+    assert_eq!(
+        client.printed("env", "echo works; touch stop").await,
+        "works\n"
+    );
+    for ended in join_all(readers).await {
+        let (tail, end) = ended.expect("no panic");
+        assert_eq!(tail, b"xxxxxxxxxxxxxxxxend\n");
+        assert!(end);
+    }
+    let growth = resident(program.pid()).saturating_sub(before);
+    assert!(
+        growth < 256 * MIB,
+        "the service grew by {} MiB",
+        growth / MIB
+    );
+    drop(never_read);
+}

@@ -1,5 +1,7 @@
 //! Output that is followed: over a kill of the service, and by a thousand readers of whom some never read.
 
+use std::cell::Cell;
+
 use futures::future::join_all;
 use serde_json::json;
 use tests::program::{Client, Followed, Program, resident, wait_until};
@@ -18,21 +20,21 @@ async fn a_reader_goes_on_where_it_was_after_kill_9() {
     client.create("env").await;
     let job = client.submit("env", &json!({ "command": SLOWLY })).await;
     let mut followed = Followed::default();
-    let some = |lines: usize| move |followed: &Followed| followed.stdout.len() > lines * 8;
-    for lines in [10, 60, 120] {
-        let reading = client.follow(&job, &mut followed, some(lines)).await;
-        reading.expect("no break yet");
-        program.kill9();
-        program.restart().await;
+    for bytes in [100, 500, 1000] {
         let client = program.client();
+        let running = Cell::new(Some(&mut program));
+        let kill = |followed: &Followed| {
+            if followed.stdout.len() > bytes
+                && let Some(program) = running.take()
+            {
+                program.kill9();
+            }
+            false
+        };
         // The connection is cut in the middle of an event or between two: either is no loss.
-        if client
-            .follow(&job, &mut followed, some(lines + 20))
-            .await
-            .is_err()
-        {
-            continue;
-        }
+        assert!(client.follow(&job, &mut followed, kill).await.is_err());
+        assert!(followed.end.is_none());
+        program.restart().await;
     }
     let client = program.client();
     while followed.end.is_none() {
@@ -81,11 +83,7 @@ async fn a_thousand_readers_of_whom_some_never_read() {
         let (client, job) = (client.clone(), job.clone());
         tokio::spawn(async move {
             // At the end of what is there, so that all wait for the same last line.
-            let mut followed = Followed {
-                stdout: vec![b'x'; usize::try_from(32 * MIB).expect("small") - 16],
-                last: Some(format!("{}-0", 32 * MIB - 16)),
-                ..Followed::default()
-            };
+            let mut followed = Followed::from(32 * MIB - 16);
             let reading = client.follow(&job, &mut followed, |_| false).await;
             reading.expect("no break");
             (

@@ -42,7 +42,7 @@ async fn every_error_is_a_problem() {
             "not_found",
         ),
         (
-            world.request(Method::PATCH, "/v1/environments/e"),
+            world.request(Method::PATCH, "/v1/jobs"),
             405,
             "method_not_allowed",
         ),

@@ -45,11 +45,11 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..20_u64, 0..2_u64, 0..40_usize, prop::bool::weighted(0.05)).prop_map(
+        16 => (0..20_u64, 0..2_u64, 0..40_usize, prop::bool::weighted(0.05)).prop_map(
             |(back, ahead, length, eof)| Step::Write { back, ahead, length, eof }
         ),
-        2 => (0..40_usize).prop_map(|length| Step::Append { length }),
-        3 => (0..400_u64, prop::bool::weighted(0.05)).prop_map(
+        8 => (0..40_usize).prop_map(|length| Step::Append { length }),
+        12 => (0..400_u64, prop::bool::weighted(0.05)).prop_map(
             |(upto, broken)| Step::Take { upto, broken }
         ),
         1 => Just(Step::Append { length: usize::try_from(BACKLOG_BYTES).unwrap() }),
@@ -66,6 +66,8 @@ fn bytes(from: u64, length: usize) -> Vec<u8> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn every_byte_is_accepted_once_and_in_order(steps in prop::collection::vec(step(), 0..60)) {
         let job = job();

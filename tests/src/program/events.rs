@@ -11,7 +11,7 @@ use super::Client;
 /// What a reader has of a job's output, over as many connections as it took.
 #[derive(Debug, Default)]
 pub struct Followed {
-    /// Standard output.
+    /// Standard output, from where the reader began.
     pub stdout: Vec<u8>,
     /// Standard error.
     pub stderr: Vec<u8>,
@@ -19,9 +19,20 @@ pub struct Followed {
     pub last: Option<String>,
     /// The job, once its end was said.
     pub end: Option<Value>,
+    /// Where in standard output the reader began.
+    begin: u64,
 }
 
 impl Followed {
+    /// A reader of standard output from an offset on.
+    pub fn from(offset: u64) -> Self {
+        Self {
+            last: Some(format!("{offset}-0")),
+            begin: offset,
+            ..Self::default()
+        }
+    }
+
     /// Takes one event in; each begins where the one before it ended.
     fn take(&mut self, block: &str) {
         let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
@@ -30,16 +41,17 @@ impl Followed {
         };
         let data: Value = serde_json::from_str(field("data: ").expect("data")).expect("JSON");
         self.last = field("id: ").map(str::to_owned);
-        let stream = match name {
-            "stdout" => &mut self.stdout,
-            "stderr" => &mut self.stderr,
+        let (stream, begin) = match name {
+            "stdout" => (&mut self.stdout, self.begin),
+            "stderr" => (&mut self.stderr, 0),
             "end" => {
                 self.end = Some(data);
                 return;
             }
             other => panic!("an event {other}"),
         };
-        assert_eq!(data["offset"], stream.len(), "no byte twice, none missing");
+        let next = begin + stream.len() as u64;
+        assert_eq!(data["offset"], next, "no byte twice, none missing");
         let text = data["data"].as_str().expect("text");
         if data["encoding"] == "base64" {
             stream.extend(STANDARD.decode(text).expect("base64"));

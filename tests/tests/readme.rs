@@ -116,7 +116,10 @@ async fn every_example_prints_what_the_readme_says() {
         languages.push(example.fence.as_str());
     }
     languages.sort_unstable();
-    assert_eq!(languages, ["python run", "python run", "sh run", "sh run"]);
+    assert_eq!(
+        languages,
+        ["python run", "python run", "sh run", "sh run", "sh run"]
+    );
 }
 
 #[test]

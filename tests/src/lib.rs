@@ -1,5 +1,7 @@
-//! What the tests of the whole workspace share: the conformance suites of the ports, and the real program under test.
+//! What the tests of the whole workspace share: the conformance suites of the ports, the real program under test, and
+//! the real servers beside it.
 
+pub mod cluster;
 pub mod conformance;
 pub mod program;
 pub mod proxy;

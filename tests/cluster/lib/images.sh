@@ -30,6 +30,9 @@ layer() { tar -C "$1" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner
 # load FILE: an archive into the cluster.
 load() { ctr -a "$folder/containerd.sock" -n k8s.io images import "$1" >&2 || fail "the image $1 could not be loaded"; }
 
+# has IMAGE: whether the cluster has it.
+has() { [ -n "$(ctr -a "$folder/containerd.sock" -n k8s.io images list -q "name==$1")" ]; }
+
 busybox_root() {
   local tool
   mkdir -p "$1/bin" "$1/etc" "$1/tmp"

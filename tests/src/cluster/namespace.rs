@@ -1,0 +1,96 @@
+//! A namespace of one test.
+
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Namespace as Object, ServiceAccount};
+use kube::api::{Api, DeleteParams, PostParams};
+use kube::{Client, Resource};
+use serde_json::json;
+
+use super::picture;
+use crate::program::wait_until;
+
+/// A new namespace under Pod Security `restricted`. When it is dropped it is deleted with all that is in it; when the
+/// test has failed, what is in it is shown first.
+pub struct Namespace {
+    kubeconfig: PathBuf,
+    name: String,
+    client: Client,
+}
+
+impl Namespace {
+    pub(super) async fn new(kubeconfig: &Path) -> Self {
+        let client = super::client(kubeconfig).await;
+        let name = format!("test-{:016x}", rand::random::<u64>());
+        let labels = json!({
+            "environment-manager.test": "true",
+            "pod-security.kubernetes.io/enforce": "restricted",
+            "pod-security.kubernetes.io/enforce-version": "latest",
+        });
+        let object = json!({ "metadata": { "name": name, "labels": labels } });
+        let object: Object = serde_json::from_value(object).expect("a namespace");
+        Api::all(client.clone())
+            .create(&PostParams::default(), &object)
+            .await
+            .expect("created");
+        // Pods are refused as long as their account is not there.
+        let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), &name);
+        wait_until("the namespace has its account", async || {
+            accounts.get("default").await.is_ok()
+        })
+        .await;
+        Self {
+            kubeconfig: kubeconfig.to_owned(),
+            name,
+            client,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A client of the administrator.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// The objects of a kind in it.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.name)
+    }
+}
+
+impl Drop for Namespace {
+    /// On a thread and a runtime of its own: the test's may be ending.
+    fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        let (kubeconfig, name) = (self.kubeconfig.clone(), self.name.clone());
+        let cleaning = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(clear(&kubeconfig, &name, failed));
+        });
+        if cleaning.join().is_err() {
+            eprintln!("the namespace {} stays", self.name);
+        }
+    }
+}
+
+async fn clear(kubeconfig: &Path, name: &str, failed: bool) {
+    let client = super::client(kubeconfig).await;
+    if failed {
+        eprintln!("{}", picture::of(&client, name).await);
+    }
+    let namespaces: Api<Object> = Api::all(client);
+    namespaces
+        .delete(name, &DeleteParams::background())
+        .await
+        .expect("deleted");
+}

@@ -21,10 +21,12 @@ mod folder;
 mod namespace;
 mod picture;
 mod route;
+mod service;
 
 pub use folder::{Part, Trouble};
 pub use namespace::Namespace;
 pub use route::Route;
+pub use service::serve;
 
 use folder::Folder;
 
@@ -69,6 +71,12 @@ impl Cluster {
             kubeconfig: folder::up(Some(folder.path())).await,
             folder: Some(Arc::new(folder)),
         }
+    }
+
+    /// Brings one's own cluster up again, whatever has become of it.
+    pub async fn up_again(&self) {
+        let folder = self.folder.as_ref().expect("only one's own cluster");
+        folder::up(Some(folder.path())).await;
     }
 
     /// The administrator's kubeconfig.

@@ -199,12 +199,7 @@ async fn it_outlives_trouble_and_a_crash_leaves_nothing() {
     cluster.part(Part::Etcd).pause().await;
     // Its namespace cannot be deleted any more: it goes with the cluster.
     std::mem::forget(namespace);
-    let up = script("up", &folder);
-    assert!(
-        up.status.success(),
-        "{}",
-        String::from_utf8_lossy(&up.stderr)
-    );
+    cluster.up_again().await;
     let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(cluster.client().await);
     let left = namespaces
         .list(&kube::api::ListParams::default())

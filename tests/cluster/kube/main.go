@@ -1,11 +1,12 @@
 // One program for every part of Kubernetes that the test cluster needs, so that one build makes them all.
-// `kube NAME ARGUMENTS…` runs the part NAME.
+// `kube NAME ARGUMENTS…` runs the part NAME, and so does a link to it of that name.
 package main
 
 import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"k8s.io/component-base/cli"
@@ -29,11 +30,14 @@ var parts = map[string]func() *cobra.Command{
 }
 
 func main() {
-	if len(os.Args) < 2 {
-		fail("which part? kube NAME ARGUMENTS…")
+	name := filepath.Base(os.Args[0])
+	if name == "kube" {
+		if len(os.Args) < 2 {
+			fail("which part? kube NAME ARGUMENTS…")
+		}
+		name = os.Args[1]
+		os.Args = os.Args[1:]
 	}
-	name := os.Args[1]
-	os.Args = os.Args[1:]
 	if name == "kubectl" {
 		// kubectl reports its errors itself, in words for people.
 		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {

@@ -1,13 +1,21 @@
 # What the daemons read: keys, tokens, kubeconfigs, configuration.
 # shellcheck shell=bash
 
-# One key pair stands for the cluster: the API server and etcd serve with it, and the API server shows it to etcd and to
-# the kubelet, which admit nobody else.
+# One certificate stands for the cluster: the API server and etcd serve with it, and the API server shows it to etcd and
+# to the kubelet, which admit nobody else.
 write_keys() {
-  local pki="$folder/pki"
-  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=environment-manager-test \
-    -addext "subjectAltName=IP:$address,IP:127.0.0.1,DNS:localhost" -addext "extendedKeyUsage=serverAuth,clientAuth" \
-    -keyout "$pki/cluster.key" -out "$pki/cluster.crt" 2>/dev/null
+  local pki="$folder/pki" curve=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
+  openssl req -x509 "${curve[@]}" -days 3650 -subj /CN=environment-manager-test-ca \
+    -addext "keyUsage=critical,keyCertSign,cRLSign" -keyout "$pki/ca.key" -out "$pki/ca.crt" 2>/dev/null
+  openssl req "${curve[@]}" -subj /CN=environment-manager-test \
+    -keyout "$pki/cluster.key" -out "$pki/cluster.csr" 2>/dev/null
+  openssl x509 -req -in "$pki/cluster.csr" -CA "$pki/ca.crt" -CAkey "$pki/ca.key" -CAcreateserial -days 3650 \
+    -extfile /dev/stdin -out "$pki/cluster.crt" 2>/dev/null <<END
+basicConstraints=CA:FALSE
+keyUsage=critical,digitalSignature
+extendedKeyUsage=serverAuth,clientAuth
+subjectAltName=IP:$address,IP:127.0.0.1,DNS:localhost
+END
   openssl genrsa -out "$pki/accounts.key" 2048 2>/dev/null
   openssl rsa -in "$pki/accounts.key" -pubout -out "$pki/accounts.pub" 2>/dev/null
 }
@@ -35,7 +43,7 @@ apiVersion: v1
 kind: Config
 clusters:
   - name: test
-    cluster: {server: "https://$address:$api_port", certificate-authority-data: "$(base64 -w0 "$folder/pki/cluster.crt")"}
+    cluster: {server: "https://$address:$api_port", certificate-authority-data: "$(base64 -w0 "$folder/pki/ca.crt")"}
 users: [{name: test, user: {token: "$1"}}]
 contexts: [{name: test, context: {cluster: test, user: test}}]
 current-context: test
@@ -103,7 +111,7 @@ containerRuntimeEndpoint: unix://$folder/containerd.sock
 authentication:
   anonymous: {enabled: false}
   webhook: {enabled: false}
-  x509: {clientCAFile: $folder/pki/cluster.crt}
+  x509: {clientCAFile: $folder/pki/ca.crt}
 authorization: {mode: AlwaysAllow}
 evictionHard: {nodefs.available: "1%", imagefs.available: "1%", nodefs.inodesFree: "1%"}
 imageGCHighThresholdPercent: 100

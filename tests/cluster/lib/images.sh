@@ -82,7 +82,6 @@ load_small() {
 # The project's own image as far as an environment needs it: the runner.
 load_runner() {
   local work
-  runner
   work=$(mktemp -d)
   install -D -m 0755 "$EM_RUNNER_BIN" "$work/root/usr/local/bin/em-runner"
   layer "$work/root" "$work/layer.tar"

@@ -20,7 +20,7 @@ start_etcd() {
   start etcd etcd --data-dir "$folder/etcd" --unsafe-no-fsync \
     --listen-client-urls "$at" --advertise-client-urls "$at" \
     --listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" --initial-cluster "default=$peer" \
-    --cert-file "$pki/cluster.crt" --key-file "$pki/cluster.key" --trusted-ca-file "$pki/cluster.crt" --client-cert-auth
+    --cert-file "$pki/cluster.crt" --key-file "$pki/cluster.key" --trusted-ca-file "$pki/ca.crt" --client-cert-auth
 }
 
 # The address that it advertises is nobody's: nothing in the cluster finds the API server by its service.
@@ -29,7 +29,7 @@ start_apiserver() {
   start apiserver "$kube" kube-apiserver --bind-address "$address" --secure-port "$api_port" \
     --advertise-address "$pods.1" --endpoint-reconciler-type none \
     --tls-cert-file "$pki/cluster.crt" --tls-private-key-file "$pki/cluster.key" \
-    --etcd-servers "https://$address:$etcd_port" --etcd-cafile "$pki/cluster.crt" \
+    --etcd-servers "https://$address:$etcd_port" --etcd-cafile "$pki/ca.crt" \
     --etcd-certfile "$pki/cluster.crt" --etcd-keyfile "$pki/cluster.key" \
     --kubelet-client-certificate "$pki/cluster.crt" --kubelet-client-key "$pki/cluster.key" \
     --kubelet-preferred-address-types Hostname \
@@ -43,7 +43,7 @@ start_containerd() { start_inside containerd containerd --config "$folder/contai
 
 start_controllers() {
   start controllers "$kube" kube-controller-manager --kubeconfig "$folder/controllers.kubeconfig" --leader-elect=false \
-    --secure-port 0 --service-account-private-key-file "$folder/pki/accounts.key" --root-ca-file "$folder/pki/cluster.crt"
+    --secure-port 0 --service-account-private-key-file "$folder/pki/accounts.key" --root-ca-file "$folder/pki/ca.crt"
 }
 
 start_scheduler() {

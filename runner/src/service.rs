@@ -19,7 +19,8 @@ use crate::proto::{self, seal_reply::Fate};
 use crate::{MAX_FRAME_BYTES, MAX_MESSAGE_BYTES};
 
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// Above the sum of the streams that a worker writes files on at a time.
+const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const MAX_SIGNAL: u32 = 64;
 const MAX_DEPTH: u32 = 16;

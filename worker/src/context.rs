@@ -65,7 +65,7 @@ impl Context {
     ) -> Arc<Self> {
         Arc::new(Self {
             me: shared::clock::new_worker_id(deps.clock.as_ref()),
-            links: Links::new(Arc::clone(&deps.runtime)),
+            links: Links::new(Arc::clone(&deps.runtime), Arc::clone(&deps.clock)),
             renewed: Mutex::new(deps.clock.monotonic()),
             store: deps.store,
             queue: deps.queue,

@@ -3,6 +3,17 @@
 //! One connection per environment and lane. Each is dialled once: it never reconnects by itself, since what answers then
 //! might be another start of PID 1. The first call on each is `Hello`; a link is handed out only for the incarnation that
 //! answered it.
+//!
+//! ```text
+//!   control   commands, their output, small files    windows so wide that a stream that stands still delays none
+//!   bulk      large files, opened when one comes     at most 16 at a time, so that their windows fit
+//! ```
+//!
+//! Both ends ask each other for a sign of life and give up without one, so a link that hangs ends by itself. One that
+//! nobody has used for some minutes is closed.
+
+mod shelf;
+mod slots;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,15 +22,38 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use runner::proto::HelloRequest;
 use runner::proto::runner_client::RunnerClient;
+use shared::clock::Clock;
 use shared::ids::{EnvironmentUid, Incarnation};
 use shared::ports::{Lane, RunnerIo, Runtime, RuntimeError};
+use shelf::{Shelf, Ticket};
+use slots::{Slot, Slots};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::context::Context;
 
 /// The largest message that a runner may send, in bytes: a page of the longest names.
 const MAX_MESSAGE_BYTES: usize = 48 << 20;
 
 /// How long a runner may take to greet.
 const HELLO_TIME: Duration = Duration::from_secs(5);
+
+/// Without a use for so long a link is closed.
+const IDLE_TIME: Duration = Duration::from_mins(5);
+
+/// Large transfers of one environment at a time.
+const BULK_STREAMS: usize = 16;
+
+/// Bytes on the way on one stream: what hides a round trip of some milliseconds.
+const STREAM_WINDOW: u32 = 1 << 20;
+
+/// Bytes on the way on all streams of a connection: never the limit. Each stream has its own, and how many there are is
+/// limited elsewhere.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// When a runner that says nothing is asked for a sign of life, and how long that may take.
+const SILENCE: Duration = Duration::from_secs(5);
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 /// A client of the runner's service.
 pub(crate) type Client = RunnerClient<Channel>;
@@ -45,7 +79,7 @@ pub(crate) struct Link {
     pub(crate) client: Client,
     /// The start of PID 1 that answers.
     pub(crate) incarnation: Incarnation,
-    number: u64,
+    ticket: Ticket,
 }
 
 type Key = (EnvironmentUid, Lane);
@@ -53,23 +87,37 @@ type Key = (EnvironmentUid, Lane);
 /// All connections of this worker.
 pub(crate) struct Links {
     runtime: Arc<dyn Runtime>,
+    clock: Arc<dyn Clock>,
     open: Mutex<Table>,
+    slots: Slots,
 }
 
 #[derive(Default)]
 struct Table {
-    links: HashMap<Key, Link>,
+    links: Shelf<Key, (Client, Incarnation)>,
     /// One dialler per key at a time: the others wait for its link.
     dialling: HashMap<Key, Arc<tokio::sync::Mutex<()>>>,
-    numbers: u64,
 }
 
 impl Links {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
+    pub(crate) fn new(runtime: Arc<dyn Runtime>, clock: Arc<dyn Clock>) -> Self {
         Self {
             runtime,
+            clock,
             open: Mutex::default(),
+            slots: Slots::new(BULK_STREAMS),
         }
+    }
+
+    /// Waits until one more large transfer of an environment may be under way.
+    pub(crate) async fn slot(&self, uid: &EnvironmentUid) -> Slot {
+        self.slots.take(uid).await
+    }
+
+    /// Closes the links that nobody has used for some minutes.
+    pub(crate) fn close_idle(&self) {
+        let now = self.clock.monotonic();
+        self.table().links.drop_idle(now, IDLE_TIME);
     }
 
     /// A link to that incarnation.
@@ -108,36 +156,34 @@ impl Links {
         let mut table = self.table();
         table.dialling.remove(&key);
         let (client, incarnation) = dialled?;
-        table.numbers += 1;
-        let link = Link {
+        let kept = (client.clone(), incarnation.clone());
+        let ticket = table.links.put(key, kept, self.clock.monotonic());
+        Ok(Link {
             client,
             incarnation,
-            number: table.numbers,
-        };
-        table.links.insert(key, link.clone());
-        Ok(link)
+            ticket,
+        })
     }
 
     /// Drops a link that broke, unless it was replaced already.
     pub(crate) fn forget(&self, uid: &EnvironmentUid, lane: Lane, broken: &Link) {
-        let mut table = self.table();
         let key = (uid.clone(), lane);
-        if table
-            .links
-            .get(&key)
-            .is_some_and(|kept| kept.number == broken.number)
-        {
-            table.links.remove(&key);
-        }
+        self.table().links.forget(&key, &broken.ticket);
     }
 
     /// Drops all links of an environment that stops.
     pub(crate) fn forget_all(&self, uid: &EnvironmentUid) {
-        self.table().links.retain(|(of, _), _| of != uid);
+        self.table().links.retain(|(of, _)| of != uid);
     }
 
     fn kept(&self, key: &Key) -> Option<Link> {
-        self.table().links.get(key).cloned()
+        let now = self.clock.monotonic();
+        let ((client, incarnation), ticket) = self.table().links.get(key, now)?;
+        Some(Link {
+            client,
+            incarnation,
+            ticket,
+        })
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {
@@ -150,37 +196,42 @@ impl Links {
         lane: Lane,
     ) -> Result<(Client, Incarnation), LinkError> {
         let io = self.runtime.dial(uid, lane).await?;
-        let channel = tokio::time::timeout(HELLO_TIME, channel_over(io, lane))
+        let channel = tokio::time::timeout(HELLO_TIME, channel_over(io))
             .await
             .map_err(|_| LinkError::Broken("it does not speak HTTP/2".to_owned()))?
-            .map_err(|error| LinkError::Broken(error.to_string()))?;
+            .map_err(|error| LinkError::Broken(told(&error)))?;
         let mut client = RunnerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let mut request = tonic::Request::new(HelloRequest {});
         request.set_timeout(HELLO_TIME);
         let hello = client
             .hello(request)
             .await
-            .map_err(|status| LinkError::Broken(status.message().to_owned()))?;
+            .map_err(|status| LinkError::Broken(told(&status)))?;
         let incarnation = Incarnation::new(hello.into_inner().incarnation)
             .map_err(|invalid| LinkError::Broken(format!("it names itself wrongly: {invalid}")))?;
         Ok((client, incarnation))
     }
 }
 
+/// Closes idle links until `end`.
+pub(crate) async fn keep(context: Arc<Context>, end: CancellationToken) {
+    let mut ticks = tokio::time::interval(IDLE_TIME / 10);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = ticks.tick() => context.links.close_idle(),
+        }
+    }
+}
+
 /// An HTTP/2 channel over one connection; when that ends, so does the channel.
-async fn channel_over(
-    io: Box<dyn RunnerIo>,
-    lane: Lane,
-) -> Result<Channel, tonic::transport::Error> {
-    let (stream_window, connection_window) = match lane {
-        Lane::Control => (1 << 20, 16 << 20),
-        Lane::Bulk => (4 << 20, 64 << 20),
-    };
+async fn channel_over(io: Box<dyn RunnerIo>) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_static("http://runner.invalid")
-        .initial_stream_window_size(stream_window)
-        .initial_connection_window_size(connection_window)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(20))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keep_alive_interval(SILENCE)
+        .keep_alive_timeout(SIGN_OF_LIFE)
         .keep_alive_while_idle(true);
     let mut once = Some(io);
     let connector = tower::service_fn(move |_: Uri| {
@@ -191,4 +242,18 @@ async fn channel_over(
         }
     });
     endpoint.connect_with_connector(connector).await
+}
+
+/// An error with what is behind it: the outermost says no more than that there is one.
+fn told(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let more = error.to_string();
+        if !words.contains(&more) {
+            words = format!("{words}: {more}");
+        }
+        next = error.source();
+    }
+    words
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::{Context, ContextSettings};
-use crate::{heartbeat, intake, sweep, takeover};
+use crate::{heartbeat, intake, links, sweep, takeover};
 
 /// The ports that a worker works with.
 #[derive(Clone)]
@@ -51,6 +51,7 @@ pub async fn run(
     let upkeep = CancellationToken::new();
     let tasks = TaskTracker::new();
     tasks.spawn(heartbeat::keep(Arc::clone(&context), upkeep.clone()));
+    tasks.spawn(links::keep(Arc::clone(&context), upkeep.clone()));
     if settings.worker.concurrency > 0 {
         tasks.spawn(takeover::keep(Arc::clone(&context)));
         tasks.spawn(sweep::keep(Arc::clone(&context)));

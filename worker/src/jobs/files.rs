@@ -94,9 +94,17 @@ where
     F: Fn(Client, Permit) -> Fut,
     Fut: Future<Output = Result<End, Failure>>,
 {
+    let mut maybe_done = task.is_resumed() && effect == Effect::Changes;
+    // The wait for others' transfers is not one without contact.
+    let _slot = match lane {
+        Lane::Control => None,
+        Lane::Bulk => tokio::select! {
+            slot = task.context.links.slot(&task.job.uid) => Some(slot),
+            request = task.cancelled(), if !maybe_done => return cancelled(request),
+        },
+    };
     let until = task.context.clock.monotonic() + NO_CONTACT_TIME;
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
-    let mut maybe_done = task.is_resumed() && effect == Effect::Changes;
     loop {
         let link = match reach(task, incarnation, lane, until).await {
             Ok(link) => link,

@@ -35,7 +35,7 @@ pub async fn trial(settings: &OciSettings) -> Result<(), RuntimeError> {
 }
 
 async fn answer(runtime: &Arc<dyn Runtime>, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-    let links = Links::new(Arc::clone(runtime));
+    let links = Links::new(Arc::clone(runtime), Arc::new(SystemClock));
     let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
     let mut why = String::new();
     for _ in 0..TRIES {

@@ -25,6 +25,10 @@ pub(crate) fn open(
                 OciRuntime::open(&oci, instance, clock).map_err(|error| Failure::told(&error))?;
             Ok(Arc::new(runtime))
         }
+        RuntimeKind::Kubernetes => Err(Failure::new(
+            "runtime.kind",
+            "kubernetes cannot be chosen yet: write oci",
+        )),
     }
 }
 

@@ -29,7 +29,7 @@ struct Established {
 }
 
 /// Every such name that has a meaning here.
-const ESTABLISHED: [Established; 3] = [
+const ESTABLISHED: [Established; 4] = [
     Established {
         name: "PORT",
         key: "server.listen",
@@ -38,6 +38,11 @@ const ESTABLISHED: [Established; 3] = [
     Established {
         name: "AGENT_NAME",
         key: "registry.agent_name",
+        read: as_it_is,
+    },
+    Established {
+        name: "KUBERNETES_NAMESPACE",
+        key: "runtime.namespace",
         read: as_it_is,
     },
     Established {

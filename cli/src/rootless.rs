@@ -14,6 +14,7 @@ use crate::failure::Failure;
 pub(crate) fn settle(settings: &RuntimeSettings) -> Result<(), Failure> {
     match settings.kind {
         RuntimeKind::Oci => {}
+        RuntimeKind::Kubernetes => return Ok(()),
     }
     match (settings.rootless, standing()?) {
         (Rootless::True, Standing::Root) => Err(Failure::new(

@@ -225,6 +225,12 @@ pub struct RuntimeSettings {
     pub binary: PathBuf,
     /// Whether environments are made in a user namespace of an ordinary user.
     pub rootless: Rootless,
+    /// Kubernetes: kubeconfig files with colons between; the pod's own account or the user's file where it is empty.
+    pub kubeconfig: String,
+    /// Kubernetes: the address of a GKE control plane, reached with Google credentials; none where it is empty.
+    pub cluster_endpoint: String,
+    /// Kubernetes: the certificate authority of that address: PEM, or base64 of PEM.
+    pub cluster_ca: String,
     /// Kubernetes: the namespace of all pods and claims.
     pub namespace: String,
     /// Kubernetes: the class of the claims; the cluster's default where it is empty.
@@ -257,6 +263,9 @@ impl Default for RuntimeSettings {
             default_image: "host".to_owned(),
             binary: PathBuf::from("runc"),
             rootless: Rootless::Auto,
+            kubeconfig: String::new(),
+            cluster_endpoint: String::new(),
+            cluster_ca: String::new(),
             namespace: "default".to_owned(),
             storage_class: String::new(),
             runtime_class: String::new(),

@@ -18,6 +18,7 @@ pub(super) fn faults(loaded: &Loaded) -> Vec<Fault> {
     check.smallest_values();
     check.texts();
     check.image_of_the_cluster();
+    check.cluster_and_its_authority();
     check.faults
 }
 
@@ -128,6 +129,14 @@ impl Check<'_> {
         }
     }
 
+    fn cluster_and_its_authority(&mut self) {
+        let runtime = &self.loaded.settings.runtime;
+        if !runtime.cluster_endpoint.is_empty() && runtime.cluster_ca.is_empty() {
+            let message = "is missing: runtime.cluster_endpoint needs the certificate authority of its cluster";
+            self.fault("runtime.cluster_ca", message.to_owned());
+        }
+    }
+
     fn texts(&mut self) {
         let settings = &self.loaded.settings;
         for (key, empty) in [
@@ -198,6 +207,7 @@ mod tests {
             ("EM_LIMITS__MEMORY", "1", "limits.memory"),
             ("EM_LIMITS__PIDS", "1", "limits.pids"),
             ("EM_RUNTIME__START_SECONDS", "0", "runtime.start_seconds"),
+            ("GKE_CLUSTER_ENDPOINT", "10.0.0.1", "runtime.cluster_ca"),
             ("EM_RUNTIME__NODE_SELECTOR", "ssd", "runtime.node_selector"),
             ("EM_RUNTIME__TOLERATIONS", "a:Never", "runtime.tolerations"),
             ("EM_LIMITS__OUTPUT_BYTES", "1", "limits.output_bytes"),

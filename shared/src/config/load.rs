@@ -161,6 +161,10 @@ mod tests {
             ("EM_STORE__KIND", ""),
             ("AGENT_NAME", "ada"),
             ("DEV_ENV_BASE_IMAGE", "python:3"),
+            ("KUBERNETES_NAMESPACE", "environments"),
+            ("KUBECONFIG", "/a:/b"),
+            ("GKE_CLUSTER_ENDPOINT", "10.0.0.1"),
+            ("GKE_SSL_CA_CERT", "LS0t"),
             ("EM_DATA_DIR", "/elsewhere"),
             ("EMPTY", ""),
         ];
@@ -173,6 +177,11 @@ mod tests {
         assert_eq!(settings.auth.keys_file, Some("/keys".into()));
         assert_eq!(settings.registry.agent_name, "ada");
         assert_eq!(settings.runtime.default_image, "python:3");
+        assert_eq!(settings.runtime.namespace, "environments");
+        assert_eq!(settings.runtime.kubeconfig, "/a:/b");
+        assert_eq!(settings.runtime.kind, RuntimeKind::Kubernetes);
+        assert_eq!(settings.runtime.cluster_endpoint, "10.0.0.1");
+        assert_eq!(settings.runtime.cluster_ca, "LS0t");
     }
 
     #[test]

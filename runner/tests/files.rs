@@ -63,7 +63,8 @@ impl Runner {
             let page = self.list(path, depth, &after, limit).await.unwrap();
             assert!(page.entries.len() <= limit as usize);
             assert!(!page.more || !page.entries.is_empty());
-            entries.extend(page.entries);
+            let decoded = page.entries.into_iter().map(Entry::decode);
+            entries.extend(decoded.map(Result::unwrap));
             if !page.more {
                 assert!(entries.is_sorted_by(|one, other| one.name < other.name));
                 return entries;

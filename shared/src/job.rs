@@ -329,13 +329,26 @@ pub struct JobError {
 }
 
 impl JobError {
-    /// An error from its two parts.
+    /// An error from its two parts. What of the message is beyond a few thousand bytes is cut off: a part of it may come
+    /// from an environment, which may say as much as it likes.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             code: code.into(),
-            message: message.into(),
+            message: shortened(message.into()),
         }
     }
+}
+
+/// The longest message for people, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 4096;
+
+/// A message for people that is not too long to be kept.
+pub(crate) fn shortened(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES - "…".len()));
+        message.push('…');
+    }
+    message
 }
 
 /// How a job ends.

@@ -17,7 +17,7 @@ use shared::job::{Job, JobInput, MAX_ATTEMPTS, Outcome};
 use shared::ports::{Completion, Leased};
 
 use crate::context::Context;
-use crate::{finish, jobs};
+use crate::{distrust, finish, jobs};
 
 /// A leased job and what is needed to work on it.
 pub(crate) struct Task {
@@ -76,7 +76,10 @@ pub(crate) async fn execute(context: &Arc<Context>, leased: Leased) {
         () = must_stop(context) => Ok(End::Dropped),
     };
     match end {
-        Ok(End::Finish(completion)) => finish::finish(&task, *completion).await,
+        Ok(End::Finish(completion)) => {
+            distrust::after(&task, &completion.outcome).await;
+            finish::finish(&task, *completion).await;
+        }
         Ok(End::HandBack) => finish::hand_back(&task).await,
         Ok(End::Dropped) => {
             tracing::info!(job = %task.at.job, "left a job to whoever takes it over")

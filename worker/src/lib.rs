@@ -15,6 +15,7 @@
 pub mod runtime;
 
 mod context;
+mod distrust;
 mod execute;
 mod failpoint;
 mod finish;
@@ -25,7 +26,6 @@ mod lifetimes;
 mod links;
 mod reach;
 mod republish;
-mod restart;
 mod sweep;
 mod takeover;
 mod watching;

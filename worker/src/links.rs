@@ -32,8 +32,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::context::Context;
 
-/// The largest message that a runner may send, in bytes: a page of the longest names.
-const MAX_MESSAGE_BYTES: usize = 48 << 20;
+/// The largest message that a runner may send, in bytes: twice the largest that an honest one sends, a page of a folder.
+const MAX_MESSAGE_BYTES: usize = 2 << 20;
 
 /// How long a runner may take to greet.
 const HELLO_TIME: Duration = Duration::from_secs(5);
@@ -64,16 +64,16 @@ pub(crate) enum LinkError {
     /// The runtime has nothing to connect to.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-    /// Another start of PID 1 answers, over this link.
+    /// Another start of PID 1 answers.
     #[error("another start of the environment's PID 1 answers")]
-    OtherIncarnation(Box<Link>),
+    OtherIncarnation(Incarnation),
     /// It did not answer, or not as a runner does.
     #[error("the runner does not answer: {0}")]
     Broken(String),
 }
 
 /// One connection.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Link {
     /// For calls.
     pub(crate) client: Client,
@@ -137,7 +137,7 @@ impl Links {
         if link.incarnation == *incarnation {
             Ok(link)
         } else {
-            Err(LinkError::OtherIncarnation(Box::new(link)))
+            Err(LinkError::OtherIncarnation(link.incarnation))
         }
     }
 

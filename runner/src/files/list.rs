@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use prost::Message as _;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use super::fault::Fault;
@@ -17,7 +18,7 @@ use super::place::{absolute, modified_ns, named, open, permissions};
 use crate::proto::{self, Entry, ListFilesReply, ListFilesRequest};
 
 /// Bytes of names and targets in one page, so that it fits into one message.
-const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
+const MAX_PAGE_BYTES: usize = 1024 * 1024;
 
 /// Lists one page. Blocks on the disk.
 pub(crate) fn list(volume: &Path, request: &ListFilesRequest) -> Result<ListFilesReply, Fault> {
@@ -34,7 +35,11 @@ pub(crate) fn list(volume: &Path, request: &ListFilesRequest) -> Result<ListFile
     page.visit(&folder, &[], request.depth)?;
     Ok(ListFilesReply {
         path: reply_path.into(),
-        entries: page.entries,
+        entries: page
+            .entries
+            .iter()
+            .map(|entry| entry.encode_to_vec().into())
+            .collect(),
         more: page.more,
     })
 }

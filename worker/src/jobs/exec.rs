@@ -25,11 +25,11 @@ use shared::output::OutputCounts;
 use shared::ports::{Completion, Lane, StoreError};
 use tonic::Code;
 
+use crate::distrust::RUNNER_MISBEHAVED;
 use crate::execute::{End, Task};
 use crate::failpoint::failpoint;
 use crate::links::Link;
 use crate::reach::{Backoff, Unreached, is_answer, reach};
-use crate::restart;
 
 mod attach;
 mod copier;
@@ -94,8 +94,6 @@ struct Run<'a> {
     maybe_started: bool,
     copier: Copier,
     cancel: Option<CancelRequest>,
-    /// Why the incarnation ended, where another one has its records.
-    restarted: Option<Reason>,
     /// When an end must have been confirmed.
     overdue: Instant,
     /// When a job without contact is given up.
@@ -121,9 +119,11 @@ impl<'a> Run<'a> {
             now + Duration::from_secs(input.timeout_seconds).saturating_sub(ran) + TIMEOUT_GRACE;
         let copier = if task.is_resumed() {
             // A store that cannot be read now leaves the lease to a later takeover.
-            Copier::resumed(task).await.map_err(|_| End::Dropped)?
+            Copier::resumed(task, input.output_limit)
+                .await
+                .map_err(|_| End::Dropped)?
         } else {
-            Copier::fresh()
+            Copier::fresh(input.output_limit)
         };
         Ok(Self {
             task,
@@ -132,7 +132,6 @@ impl<'a> Run<'a> {
             maybe_started: task.is_resumed(),
             copier,
             cancel: None,
-            restarted: None,
             overdue: deadline + CONFIRM_TIME,
             give_up: deadline + NO_CONTACT_TIME,
         })
@@ -157,7 +156,6 @@ impl<'a> Run<'a> {
         let link = match reached {
             Ok(link) => link,
             Err(Unreached::Gone(reason)) => return Step::End(self.gone(&reason).await),
-            Err(Unreached::Replaced(link)) => return self.replaced(&link).await,
             Err(Unreached::TooLong(why)) => {
                 let reason = Reason::new(
                     "no_contact",
@@ -172,48 +170,6 @@ impl<'a> Run<'a> {
             links.forget(&self.task.job.uid, Lane::Control, &link);
         }
         step
-    }
-
-    /// Another start of PID 1 answers. Where it is one of the same container it still has the command's record and
-    /// output; a command that was never sent begins there.
-    async fn replaced(&mut self, link: &Link) -> Step {
-        let task = self.task;
-        let (environment, generation) = (&task.environment, task.job.generation);
-        let noted = restart::noted(
-            &task.context,
-            environment,
-            generation,
-            &self.incarnation,
-            link,
-        )
-        .await;
-        let reason = match noted {
-            Ok(Some(reason)) => reason,
-            Ok(None) => {
-                let reason = Reason::new("restarted", "the environment was restarted");
-                return Step::End(self.gone(&reason).await);
-            }
-            Err(why) => return Step::Again(why),
-        };
-        if !self.maybe_started {
-            return Step::End(match &self.cancel {
-                Some(request) => cancelled(request),
-                None => End::HandBack,
-            });
-        }
-        match self.seal(link).await {
-            Ok(true) => {
-                self.restarted = Some(reason);
-                self.attach(link).await
-            }
-            // No proof that it never began: a record may have been lost with the one before.
-            Ok(false) => {
-                let (state, error) =
-                    outcome::of_gone(&reason, self.cancel.as_ref(), false, self.maybe_started);
-                Step::End(self.end_without_record(state, error).await)
-            }
-            Err(step) => step,
-        }
     }
 
     /// Takes in a request to end the job; from then on its end must be confirmed soon, or the container is killed.
@@ -303,6 +259,7 @@ impl<'a> Run<'a> {
                     self.maybe_started = self.task.is_resumed();
                     Err(Step::End(self.gone(&reason).await))
                 }
+                Code::OutOfRange => Err(Step::End(self.misbehaved(status.message()).await)),
                 Code::InvalidArgument | Code::ResourceExhausted => Err(Step::End(End::outcome(
                     Outcome::failure("start_refused", status.message()),
                 ))),
@@ -352,15 +309,11 @@ impl<'a> Run<'a> {
 
     /// The end of the command as the runner recorded it.
     async fn recorded(&mut self, record: &JobRecord) -> Step {
-        if let Err(why) = self.copier.matches(record) {
+        let sound = outcome::sound(record, &self.task.job.id);
+        if let Err(why) = sound.and_then(|()| self.copier.matches(record)) {
             return Step::End(self.misbehaved(&why).await);
         }
-        let outcome = outcome::of_record(
-            record,
-            self.cancel.as_ref(),
-            self.restarted.as_ref(),
-            self.copier.previews(),
-        );
+        let outcome = outcome::of_record(record, self.cancel.as_ref(), self.copier.previews());
         let chunks = self.copier.take();
         Step::End(End::Finish(Box::new(Completion {
             outcome,
@@ -409,7 +362,7 @@ impl<'a> Run<'a> {
 
     async fn misbehaved(&mut self, why: &str) -> End {
         let error = JobError::new(
-            "runner_misbehaved",
+            RUNNER_MISBEHAVED,
             format!("the environment's runner answered wrongly: {why}"),
         );
         self.end_without_record(JobState::Failed, error).await

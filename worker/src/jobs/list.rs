@@ -1,5 +1,6 @@
 //! Lists a folder.
 
+use prost::Message as _;
 use runner::proto::{Entry as WireEntry, ListFilesReply, ListFilesRequest};
 use shared::job::{Entry, JobResult, Outcome};
 use shared::octets::Octets;
@@ -36,14 +37,14 @@ fn listed(reply: ListFilesReply, limit: u32) -> Result<JobResult, &'static str> 
     if reply.entries.len() > limit as usize {
         return Err("more entries than were asked for");
     }
-    if !reply.entries.is_sorted_by(|a, b| a.name < b.name) {
+    let entries = reply.entries.into_iter().map(WireEntry::decode);
+    let entries: Vec<WireEntry> = entries
+        .collect::<Result<_, _>>()
+        .map_err(|_| "an entry that is none")?;
+    if !entries.is_sorted_by(|a, b| a.name < b.name) {
         return Err("entries out of order");
     }
-    let entries = reply
-        .entries
-        .into_iter()
-        .map(entry)
-        .collect::<Result<_, _>>()?;
+    let entries = entries.into_iter().map(entry).collect::<Result<_, _>>()?;
     Ok(JobResult::Listed {
         path: Octets(reply.path),
         entries,

@@ -37,6 +37,7 @@ enum Happening {
     Output(runner::proto::Output),
     Ended(JobRecord),
     Broke(String),
+    Lied(String),
     FlushDue,
     Looked(Option<CancelRequest>),
     Signalled(Result<(), Status>),
@@ -122,6 +123,10 @@ impl Run<'_> {
                         None => Happening::Broke("an event without content".to_owned()),
                     },
                     Ok(None) => Happening::Broke("the stream ended before the record".to_owned()),
+                    // What is larger than any message may be was refused before it was read.
+                    Err(status) if status.code() == Code::OutOfRange => {
+                        Happening::Lied(status.message().to_owned())
+                    }
                     Err(status) => Happening::Broke(status.message().to_owned()),
                 },
             };
@@ -129,6 +134,7 @@ impl Run<'_> {
                 Happening::Output(output) => self.took(output, link).await,
                 Happening::Ended(record) => Err(self.recorded(&record).await),
                 Happening::Broke(why) => Err(self.broke(why).await),
+                Happening::Lied(why) => Err(Step::End(self.misbehaved(&why).await)),
                 Happening::FlushDue => self.flush().await,
                 Happening::Looked(found) => {
                     if let Some(request) = found {

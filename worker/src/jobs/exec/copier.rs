@@ -1,13 +1,13 @@
 //! What of a command's output has arrived, what of it waits to be written, and its preview.
 //!
-//! Nothing that the runner says is trusted: offsets only grow, frames are bounded, and the final counts must be those of
-//! the bytes that arrived.
+//! Nothing that the runner says is trusted: offsets only grow, frames are bounded, there is no more output than the job
+//! may keep, and the final counts must be those of the bytes that arrived.
 
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use runner::MAX_FRAME_BYTES;
 use runner::proto::{self, JobRecord};
+use runner::{MAX_FRAME_BYTES, TAIL_BYTES};
 use shared::job::{PREVIEW_BYTES, Preview};
 use shared::output::{Chunk, Offsets, OutputCounts, Stream, StreamCounts};
 use shared::ports::StoreError;
@@ -21,10 +21,12 @@ const HALF: usize = PREVIEW_BYTES / 2;
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The largest count that a runner may claim: beyond it numbers lose precision in JSON.
-const MAX_COUNT: u64 = 1 << 53;
+pub(super) const MAX_COUNT: u64 = 1 << 53;
 
 #[derive(Default)]
 pub(super) struct Copier {
+    /// Bytes that may still arrive.
+    room: u64,
     next: Offsets,
     gaps: Offsets,
     waiting: Vec<Chunk>,
@@ -70,19 +72,22 @@ impl Keeper {
 }
 
 impl Copier {
-    /// Of a command whose output begins now.
-    pub(super) fn fresh() -> Self {
-        Self::default()
+    /// Of a command whose output begins now, and of which this many bytes are kept beside the tails.
+    pub(super) fn fresh(output_limit: u64) -> Self {
+        Self {
+            room: output_limit.saturating_add(2 * TAIL_BYTES),
+            ..Self::default()
+        }
     }
 
     /// Of a command of whose output the store holds a part.
-    pub(super) async fn resumed(task: &Task) -> Result<Self, StoreError> {
+    pub(super) async fn resumed(task: &Task, output_limit: u64) -> Result<Self, StoreError> {
         let store = &task.context.store;
         let end = store.output_end(&task.at).await?;
         let mut copier = Self {
             next: end,
             released: end,
-            ..Self::default()
+            ..Self::fresh(output_limit)
         };
         let tail_from = Offsets {
             stdout: end.stdout.saturating_sub(HALF as u64),
@@ -126,6 +131,8 @@ impl Copier {
         if output.offset < next || output.offset > MAX_COUNT {
             return Err(format!("output at {} where {next} follows", output.offset));
         }
+        let room = self.room.checked_sub(output.data.len() as u64);
+        self.room = room.ok_or("more output than it was told to keep")?;
         *self.gaps.of_mut(stream) += output.offset - next;
         *self.next.of_mut(stream) = output.offset + output.data.len() as u64;
         self.keeper(stream).push(output.offset, &output.data);
@@ -286,7 +293,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_taken_is_what_arrived(pieces in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 1..2000)), 0..60), flush_every in 1usize..9) {
-            let mut copier = Copier::fresh();
+            let mut copier = Copier::fresh(u64::MAX);
             let (mut sent, mut got) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
             let mut collect = |copier: &mut Copier| for chunk in copier.take() {
                 let stream = &mut got[usize::from(chunk.stream == Stream::Stderr)];
@@ -315,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_runner_that_skips_or_repeats_bytes_is_noticed() {
-        let mut copier = Copier::fresh();
+        let mut copier = Copier::fresh(u64::MAX);
         let now = Instant::now();
         copier
             .push(frame(proto::Stream::Stdout, 0, b"abc"), now)
@@ -355,8 +362,21 @@ mod tests {
     }
 
     #[test]
+    fn there_is_no_more_output_than_the_job_may_keep() {
+        let mut copier = Copier::fresh(10);
+        let now = Instant::now();
+        let all = 10 + 2 * TAIL_BYTES;
+        let data = vec![b'x'; 10 + TAIL_BYTES as usize];
+        let mut push =
+            |offset, data: &[u8]| copier.push(frame(proto::Stream::Stdout, offset, data), now);
+        push(0, &data).expect("the head and one tail");
+        push(data.len() as u64, &data[10..]).expect("the other tail");
+        assert!(push(all, b"x").is_err());
+    }
+
+    #[test]
     fn a_preview_is_head_and_tail() {
-        let mut copier = Copier::fresh();
+        let mut copier = Copier::fresh(u64::MAX);
         let all: Vec<u8> = (0..400_000u32).map(|number| (number % 251) as u8).collect();
         for (number, piece) in all.chunks(10_007).enumerate() {
             copier

@@ -2,19 +2,42 @@
 
 use runner::proto::job_record::Exit;
 use runner::proto::start_error::Kind;
-use runner::proto::{Cause, JobRecord};
+use runner::proto::{Cause, JobPhase, JobRecord};
 use shared::environment::Reason;
+use shared::ids::JobId;
 use shared::job::{CancelRequest, ExecResult, JobError, JobResult, JobState, Outcome, Preview};
 use shared::output::{OutputCounts, StreamCounts};
 
+use super::copier::MAX_COUNT;
+use crate::distrust::RUNNER_MISBEHAVED;
+
 /// The code of jobs and environments that ended because a container had to be killed.
 pub(super) const ENVIRONMENT_KILLED: &str = "environment_killed";
+
+/// Whether a final record can be one of this job; the error says what is wrong with it.
+pub(super) fn sound(record: &JobRecord, job: &JobId) -> Result<(), String> {
+    let exit_can_be = match record.exit {
+        Some(Exit::Code(code)) => code <= 255,
+        Some(Exit::Signal(signal)) => (1..=64).contains(&signal),
+        None => true,
+    };
+    if record.job_id != job.to_string() {
+        Err("the record of another job".to_owned())
+    } else if record.phase() != JobPhase::Ended {
+        Err("the last record of a command that has not ended".to_owned())
+    } else if !exit_can_be {
+        Err("an exit that cannot be".to_owned())
+    } else if record.duration_ms > MAX_COUNT {
+        Err("a duration that cannot be".to_owned())
+    } else {
+        Ok(())
+    }
+}
 
 /// The outcome of a command whose record is final.
 pub(super) fn of_record(
     record: &JobRecord,
     cancel: Option<&CancelRequest>,
-    restarted: Option<&Reason>,
     previews: (Preview, Preview),
 ) -> Outcome {
     let (exit_code, signal) = match record.exit {
@@ -22,7 +45,7 @@ pub(super) fn of_record(
         Some(Exit::Signal(signal)) => (None, Some(signal)),
         None => (None, None),
     };
-    let (state, error) = verdict(record, cancel, restarted);
+    let (state, error) = verdict(record, cancel);
     let ended_by_us = matches!(record.cause(), Cause::Cancelled | Cause::TimedOut);
     let result = (record.cause() != Cause::StartFailed).then(|| {
         JobResult::Exec(ExecResult {
@@ -55,11 +78,7 @@ pub(super) fn of_record(
     }
 }
 
-fn verdict(
-    record: &JobRecord,
-    cancel: Option<&CancelRequest>,
-    restarted: Option<&Reason>,
-) -> (JobState, Option<JobError>) {
+fn verdict(record: &JobRecord, cancel: Option<&CancelRequest>) -> (JobState, Option<JobError>) {
     let failed =
         |code: &str, message: String| (JobState::Failed, Some(JobError::new(code, message)));
     match record.cause() {
@@ -76,7 +95,7 @@ fn verdict(
                 failed("killed", format!("signal {signal} ended the command"))
             }
             None => failed(
-                "runner_misbehaved",
+                RUNNER_MISBEHAVED,
                 "the environment's runner does not say how the command ended".to_owned(),
             ),
         },
@@ -98,28 +117,16 @@ fn verdict(
             let error = record.start_error.clone().unwrap_or_default();
             failed(start_code(error.kind()), error.message)
         }
-        Cause::RunnerRestarted => match restarted {
-            Some(reason) if reason.code == "oom_killed" => {
-                failed(&reason.code, reason.message.clone())
-            }
-            Some(reason) => failed(
-                "environment_restarted",
-                format!(
-                    "the environment was restarted under the command: {}",
-                    reason.message
-                ),
-            ),
-            None => failed(
-                "environment_restarted",
-                "the environment was restarted under the command".to_owned(),
-            ),
-        },
+        Cause::RunnerRestarted => failed(
+            "environment_restarted",
+            "the environment was restarted under the command".to_owned(),
+        ),
         Cause::SupervisorLost => failed(
             "supervisor_lost",
             "the command's supervisor was killed from inside".to_owned(),
         ),
         Cause::Unspecified => failed(
-            "runner_misbehaved",
+            RUNNER_MISBEHAVED,
             "the environment's runner gives no cause".to_owned(),
         ),
     }
@@ -218,7 +225,7 @@ mod tests {
     }
 
     fn state_and_code(record: &JobRecord) -> (JobState, Option<String>) {
-        let outcome = of_record(record, None, None, Default::default());
+        let outcome = of_record(record, None, Default::default());
         (outcome.state, outcome.error.map(|error| error.code))
     }
 
@@ -250,7 +257,7 @@ mod tests {
                 record(Cause::Exited, Some(Exit::Signal(9)), 0),
                 failed("killed"),
             ),
-            (record(Cause::Exited, None, 0), failed("runner_misbehaved")),
+            (record(Cause::Exited, None, 0), failed(RUNNER_MISBEHAVED)),
             (
                 record(Cause::TimedOut, None, 0),
                 (JobState::TimedOut, Some("timed_out".to_owned())),
@@ -270,7 +277,7 @@ mod tests {
             ),
             (
                 record(Cause::Unspecified, Some(Exit::Code(0)), 0),
-                failed("runner_misbehaved"),
+                failed(RUNNER_MISBEHAVED),
             ),
         ];
         for (record, expected) in cases {
@@ -279,20 +286,29 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_for_want_of_memory_is_told_as_such() {
-        let restarted = record(Cause::RunnerRestarted, None, 0);
-        for (reason, code) in [
-            ("oom_killed", "oom_killed"),
-            ("exited", "environment_restarted"),
-        ] {
-            let reason = Reason::new(reason, "so it was");
-            let outcome = of_record(&restarted, None, Some(&reason), Default::default());
-            let error = outcome.error.unwrap();
-            assert_eq!(
-                (outcome.state, error.code.as_str()),
-                (JobState::Failed, code)
-            );
-            assert!(error.message.contains("so it was"), "{}", error.message);
+    fn records_that_cannot_be_are_refused() {
+        let job = "01900000-0000-7000-8000-000000000001"
+            .parse::<JobId>()
+            .expect("an id");
+        let good = JobRecord {
+            job_id: job.to_string(),
+            phase: JobPhase::Ended.into(),
+            exit: Some(Exit::Code(255)),
+            ..Default::default()
+        };
+        assert_eq!(sound(&good, &job), Ok(()));
+        let wrong: [fn(&mut JobRecord); 6] = [
+            |record| record.job_id = "another".to_owned(),
+            |record| record.phase = JobPhase::Running.into(),
+            |record| record.exit = Some(Exit::Code(256)),
+            |record| record.exit = Some(Exit::Signal(0)),
+            |record| record.exit = Some(Exit::Signal(65)),
+            |record| record.duration_ms = u64::MAX,
+        ];
+        for spoil in wrong {
+            let mut record = good.clone();
+            spoil(&mut record);
+            assert!(sound(&record, &job).is_err(), "{record:?}");
         }
     }
 

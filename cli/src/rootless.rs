@@ -2,19 +2,20 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use shared::config::{Rootless, RuntimeKind, RuntimeSettings};
 use worker::runtime::oci::{Standing, enter_namespace};
 
 use crate::failure::Failure;
+use crate::wire::runtime::oci_settings;
 
 /// Makes this process, which must have one thread, what `runtime.rootless` asks for. Whether environments can be made
 /// then is told by the runtime's own check.
-pub(crate) fn settle(settings: &RuntimeSettings) -> Result<(), Failure> {
+pub(crate) fn settle(settings: &RuntimeSettings, data_dir: &Path) -> Result<(), Failure> {
     match settings.kind {
         RuntimeKind::Oci => {}
-        RuntimeKind::Kubernetes => return Ok(()),
     }
     match (settings.rootless, standing()?) {
         (Rootless::True, Standing::Root) => Err(Failure::new(
@@ -22,14 +23,16 @@ pub(crate) fn settle(settings: &RuntimeSettings) -> Result<(), Failure> {
             "this process is root",
         )
         .advise("start it as an ordinary user, or set runtime.rootless to auto")),
-        (Rootless::Auto | Rootless::True, Standing::Powerless) => enter(),
+        (Rootless::Auto | Rootless::True, Standing::Powerless) => {
+            enter(Some(&oci_settings(settings, data_dir).folder))
+        }
         _ => Ok(()),
     }
 }
 
 /// Becomes the command, as root of the namespace.
 pub(crate) fn unshare(command: &[OsString]) -> Result<ExitCode, Failure> {
-    enter()?;
+    enter(None)?;
     let (program, arguments) = command
         .split_first()
         .ok_or_else(|| Failure::new("nothing to run", "there is no command"))?;
@@ -40,8 +43,8 @@ pub(crate) fn unshare(command: &[OsString]) -> Result<ExitCode, Failure> {
     ))
 }
 
-fn enter() -> Result<(), Failure> {
-    enter_namespace().map_err(|error| Failure::told(&error))
+fn enter(environments: Option<&Path>) -> Result<(), Failure> {
+    enter_namespace(environments).map_err(|error| Failure::told(&error))
 }
 
 pub(crate) fn standing() -> Result<Standing, Failure> {

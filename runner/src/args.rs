@@ -14,12 +14,7 @@ pub(crate) enum Command {
     /// Splices standard input and output to the socket at the path.
     Connect(PathBuf),
     /// Copies the program to the folder.
-    Install {
-        /// Where the program goes.
-        folder: PathBuf,
-        /// A folder that is made for commands, if it is not there.
-        home: Option<PathBuf>,
-    },
+    Install(PathBuf),
     /// Prints the version.
     Version,
 }
@@ -49,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) cgroup_fd: Option<RawFd>,
     /// A delegated directory of the memory hierarchy (v1, or the v2 directory again), to count OOM kills by job.
     pub(crate) memory_cgroup_fd: Option<RawFd>,
+    /// Processes and threads that each user of this environment may have, where no cgroup counts them.
+    pub(crate) processes: Option<u64>,
 }
 
 /// A command line that means nothing.
@@ -73,10 +70,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Com
         Some("init") => return parse_init(arguments).map(Command::Init),
         Some("supervise") => Command::Supervise,
         Some("connect") => Command::Connect(path("connect", &mut arguments)?),
-        Some("install") => Command::Install {
-            folder: path("install", &mut arguments)?,
-            home: arguments.next().map(PathBuf::from),
-        },
+        Some("install") => Command::Install(path("install", &mut arguments)?),
         Some("--version") => Command::Version,
         _ => return Err(ArgsError::Unknown(command)),
     };
@@ -95,7 +89,7 @@ fn path(
 
 fn parse_init(mut arguments: impl Iterator<Item = OsString>) -> Result<Settings, ArgsError> {
     let (mut state, mut listen, mut volume, mut uid, mut gid) = (None, None, None, None, None);
-    let (mut cgroup_fd, mut memory_cgroup_fd) = (None, None);
+    let (mut cgroup_fd, mut memory_cgroup_fd, mut processes) = (None, None, None);
     while let Some(name) = arguments.next() {
         let mut value = |flag| arguments.next().ok_or(ArgsError::NoValue(flag));
         match name.to_str() {
@@ -112,6 +106,7 @@ fn parse_init(mut arguments: impl Iterator<Item = OsString>) -> Result<Settings,
                 memory_cgroup_fd =
                     Some(number("--memory-cgroup-fd", value("--memory-cgroup-fd")?)?);
             }
+            Some("--processes") => processes = Some(number("--processes", value("--processes")?)?),
             _ => return Err(ArgsError::Unknown(name)),
         }
     }
@@ -123,6 +118,7 @@ fn parse_init(mut arguments: impl Iterator<Item = OsString>) -> Result<Settings,
         gid: gid.ok_or(ArgsError::Missing("--gid"))?,
         cgroup_fd,
         memory_cgroup_fd,
+        processes,
     })
 }
 
@@ -157,6 +153,7 @@ mod tests {
             "100",
         ];
         let words = [&words[..], &["--cgroup-fd", "4", "--memory-cgroup-fd", "5"]].concat();
+        let words = [&words[..], &["--processes", "64"]].concat();
         let expected = Settings {
             state: "/s".into(),
             listen: Listen::Fd(3),
@@ -165,6 +162,7 @@ mod tests {
             gid: 100,
             cgroup_fd: Some(4),
             memory_cgroup_fd: Some(5),
+            processes: Some(64),
         };
         assert_eq!(parse_words(&words), Ok(Command::Init(expected)));
     }

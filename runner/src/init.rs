@@ -51,6 +51,9 @@ pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
     // Without the right to it (or in a user namespace that forbids it) the groups stay as the runtime chose them.
     let _ = nix::unistd::setgroups(&[]);
     let (open_files, max_fds) = raise_open_files();
+    if let Some(most) = settings.processes {
+        step("limit of processes", limit_processes(most))?;
+    }
     step(
         "state folder",
         std::fs::DirBuilder::new()
@@ -156,6 +159,13 @@ fn raise_open_files() -> (u64, u64) {
         Ok(()) => (soft, hard),
         Err(_) => (soft, soft),
     }
+}
+
+/// For this process and all that it starts. The kernel counts by user and user namespace, so PID 1 apart from the commands.
+fn limit_processes(most: u64) -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NPROC)?;
+    let most = most.min(hard);
+    Ok(setrlimit(Resource::RLIMIT_NPROC, most, most)?)
 }
 
 fn own_ids() -> (u32, u32) {

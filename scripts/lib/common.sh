@@ -39,6 +39,20 @@ packages() {
     fail "the packages ${missing[*]} could not be installed" "install them by hand and run this again"
 }
 
+# ordinary_user NAME: a user of this machine with subordinate ids, made if he is not there; he has no password and owns
+# nothing but his home. Needs to be root.
+ordinary_user() {
+  id -u "$1" >/dev/null 2>&1 || useradd --create-home --shell /bin/sh "$1" ||
+    fail "the user $1 could not be made" "useradd --create-home $1"
+  local kind first
+  for kind in uid gid; do
+    grep -q "^$1:" "/etc/sub$kind" 2>/dev/null && continue
+    # Behind all that are given away.
+    first=$(awk -F: '$2 + $3 > n { n = $2 + $3 } END { print (n < 100000 ? 100000 : n) }' "/etc/sub$kind" 2>/dev/null || echo 100000)
+    usermod "--add-sub${kind}s" "$first-$((first + 65535))" "$1"
+  done
+}
+
 # The Rust toolchain that rust-toolchain.toml names; rustup fetches it, and is itself fetched where it is missing.
 toolchain() {
   PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"

@@ -6,6 +6,8 @@
 //!      └── gives ─────▶ Client       HTTP, as a caller speaks it
 //! ```
 //!
+//! It runs as who runs the tests, or as an ordinary user ([`ordinary`]).
+//!
 //! The program is the one that was built beside the test (`target/PROFILE/environment-manager`), or `EM_BIN`.
 
 use std::ffi::OsString;
@@ -23,14 +25,13 @@ use serde_json::Value;
 mod client;
 mod events;
 mod folder;
-mod ground;
 mod host;
+pub mod ordinary;
 mod output;
 
 pub use client::{Answer, Client, id_of};
 pub use events::Followed;
 pub use folder::DataFolder;
-use ground::Ground;
 pub use host::{files_below, is_stopped, processes_with, resident, wait_until};
 pub use output::{Drain, Gap, Output};
 
@@ -43,13 +44,13 @@ const LOG_TAIL: u64 = 16 * 1024;
 /// One process of the program, or none, on a data folder.
 pub struct Program {
     folder: DataFolder,
-    ground: Ground,
     variables: Vec<(OsString, OsString)>,
     log: PathBuf,
     /// Where in it the latest start begins.
     log_from: usize,
     child: Option<Child>,
     url: String,
+    as_ordinary_user: bool,
 }
 
 impl Program {
@@ -63,22 +64,36 @@ impl Program {
         Self::start_on(DataFolder::new(), variables).await
     }
 
+    /// Starts it as an ordinary user, on a new folder of his.
+    pub async fn start_as_ordinary_user(variables: &[(&str, &str)]) -> Self {
+        let folder = DataFolder::new();
+        folder.give(ordinary::give);
+        Self::start_as(folder, variables, true).await
+    }
+
     /// Starts it on a folder.
     pub async fn start_on(folder: DataFolder, variables: &[(&str, &str)]) -> Self {
-        let ground = Ground::of_this_run().await;
+        Self::start_as(folder, variables, false).await
+    }
+
+    async fn start_as(
+        folder: DataFolder,
+        variables: &[(&str, &str)],
+        as_ordinary_user: bool,
+    ) -> Self {
         let log = folder.path().with_extension("log");
-        let given = variables
+        let variables = variables
             .iter()
-            .map(|(name, value)| (name.into(), value.into()));
-        let variables = ground.variables().into_iter().chain(given).collect();
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect();
         let mut program = Self {
             folder,
-            ground,
             variables,
             log,
             log_from: 0,
             child: None,
             url: String::new(),
+            as_ordinary_user,
         };
         program.launch();
         program.until_ready().await;
@@ -137,22 +152,6 @@ impl Program {
         &self.folder
     }
 
-    /// Everything of its environments that is there.
-    pub async fn traces(&self) -> Vec<String> {
-        match self.ground.namespace() {
-            Some(namespace) => namespace.objects().await,
-            None => self.folder.traces(),
-        }
-    }
-
-    /// Notes whose the environments are, so that what is left of them is known after the last one is gone. Call it while
-    /// there is one.
-    pub fn note_instance(&self) {
-        if self.ground.namespace().is_none() {
-            self.folder.note_instance();
-        }
-    }
-
     /// Everything that it wrote to its standard error and output so far, over all starts.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).expect("its log")).into_owned()
@@ -191,7 +190,12 @@ impl Program {
             .append(true)
             .open(&self.log)
             .expect("a log");
-        let child = Command::new(program())
+        let mut command = if self.as_ordinary_user {
+            ordinary::prepared(&[])
+        } else {
+            Command::new(program())
+        };
+        let child = command
             .arg("serve")
             .arg("--data-dir")
             .arg(self.folder.path())
@@ -282,15 +286,17 @@ fn tail(path: &Path) -> std::io::Result<String> {
 
 /// The program under test.
 fn program() -> PathBuf {
-    if let Some(path) = std::env::var_os("EM_BIN") {
-        return path.into();
-    }
+    std::env::var_os("EM_BIN").map_or_else(|| beside("environment-manager"), PathBuf::from)
+}
+
+/// A program that was built beside this test.
+pub fn beside(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("this program's path");
     let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
-    let path = profile.join("environment-manager");
+    let path = profile.join(name);
     assert!(
         path.is_file(),
-        "{} is not there: cargo build -p environment-manager --features failpoints",
+        "{} is not there: cargo build --workspace --features environment-manager/failpoints",
         path.display()
     );
     path

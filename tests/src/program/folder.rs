@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use tempfile::TempDir;
 
 /// How long the kernel may take to empty a cgroup whose processes were killed.
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct DataFolder {
     path: PathBuf,
     instance: OnceLock<String>,
-    _temporary: TempDir,
+    temporary: TempDir,
 }
 
 impl DataFolder {
@@ -48,8 +48,13 @@ impl DataFolder {
         Self {
             path: parent.join("data"),
             instance: OnceLock::new(),
-            _temporary: temporary,
+            temporary,
         }
+    }
+
+    /// Gives the folder that it lies in to somebody.
+    pub fn give(&self, give: impl Fn(&Path)) {
+        give(self.temporary.path());
     }
 
     /// Its path.
@@ -115,6 +120,13 @@ impl DataFolder {
         assert!(self.instance().is_some(), "there is no environment");
     }
 
+    /// Ends all that runs in its environments and removes their cgroups, as a restart of the machine does.
+    pub fn remove_cgroups(&self) {
+        for cgroup in self.cgroups() {
+            empty_and_remove(&cgroup);
+        }
+    }
+
     fn cgroups(&self) -> Vec<PathBuf> {
         let Some(instance) = self.instance() else {
             return Vec::new();
@@ -141,6 +153,13 @@ impl DataFolder {
 
     fn remove_all(&self) {
         for uid in self.lives() {
+            let home = self.environments().join(&uid);
+            let pid = fs::read_to_string(home.join("bundle/pid")).unwrap_or_default();
+            if let Ok(pid) = pid.trim().parse::<i32>()
+                && is_mounted_in(pid, &home)
+            {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
             let _ = Command::new("runc")
                 .arg("--root")
                 .arg(self.environments().join(".runc"))
@@ -150,13 +169,25 @@ impl DataFolder {
                 .stderr(Stdio::null())
                 .status();
         }
-        for cgroup in self.cgroups() {
-            empty_and_remove(&cgroup);
-        }
+        self.remove_cgroups();
         for mount in self.mounts().iter().rev() {
             let _ = nix::mount::umount2(mount, nix::mount::MntFlags::MNT_DETACH);
         }
+        // What an ordinary user's environments have made only root of his namespace may remove.
+        if !Uid::effective().is_root() && self.path.exists() {
+            let _ = Command::new(super::program())
+                .args(["unshare", "rm", "-rf"])
+                .arg(&self.path)
+                .status();
+        }
     }
+}
+
+/// Whether a process has a volume of this life mounted.
+fn is_mounted_in(pid: i32, home: &Path) -> bool {
+    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    let volume = home.join("volume");
+    mounts.contains(&*volume.to_string_lossy())
 }
 
 impl Default for DataFolder {

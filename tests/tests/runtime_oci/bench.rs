@@ -8,7 +8,7 @@ use shared::clock::SystemClock;
 use shared::ids::{EnvironmentUid, InstanceId};
 use shared::ports::Runtime;
 use tempfile::TempDir;
-use tests::conformance::runtime::{Bed, Does, Given};
+use tests::conformance::runtime::{Bed, Given};
 use worker::runtime::oci::{OciRuntime, OciSettings, Standing};
 
 /// Whether these tests run as an ordinary user, root of a namespace of his own: then there are no cgroups and few ids.
@@ -20,6 +20,7 @@ pub(crate) fn is_rootless() -> bool {
 pub(crate) struct Bench {
     kept: TempDir,
     below: PathBuf,
+    binary: &'static str,
     pub(crate) instance: InstanceId,
     foreign: InstanceId,
 }
@@ -34,9 +35,17 @@ impl Bench {
         Self {
             kept: tempfile::tempdir().expect("a folder"),
             below: path.into(),
+            binary: "runc",
             instance: InstanceId::from_random(rand::random()),
             foreign: InstanceId::from_random(rand::random()),
         }
+    }
+
+    /// With another OCI runtime.
+    pub(crate) fn with(binary: &'static str) -> Self {
+        let mut bench = Self::new();
+        bench.binary = binary;
+        bench
     }
 
     /// The folder of environments.
@@ -55,7 +64,10 @@ impl Bench {
     }
 
     fn open_as(&self, instance: &InstanceId) -> OciRuntime {
-        let settings = OciSettings::new(self.folder());
+        let settings = OciSettings {
+            binary: self.binary.into(),
+            ..OciSettings::new(self.folder())
+        };
         OciRuntime::open(&settings, instance.clone(), Arc::new(SystemClock)).expect("opens")
     }
 
@@ -64,10 +76,6 @@ impl Bench {
             runtime: Arc::new(self.open()),
             foreign: Arc::new(self.open_as(&self.foreign)),
             image: "host".to_owned(),
-            does: Does {
-                keep_records: true,
-                count_ooms_by_job: true,
-            },
         }
     }
 

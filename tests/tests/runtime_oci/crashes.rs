@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use shared::ports::Sight;
 use tests::conformance::runtime::given::Lodging;
+use tests::program::beside;
 
 use crate::bench::Bench;
 
@@ -18,7 +19,7 @@ struct Holder {
 
 impl Holder {
     fn spawn(bench: &Bench, lodging: &Lodging, what: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_runtime_holder"))
+        let mut child = Command::new(beside("runtime_holder"))
             .arg(bench.folder())
             .arg(bench.instance.as_str())
             .arg(lodging.uid().as_str())

@@ -92,7 +92,11 @@ pub fn of_the_user() -> Vec<Check> {
 /// The same as the start and `/ready` go by, for this process and settings, without opening anything.
 pub fn of_this_machine(settings: &OciSettings) -> io::Result<Vec<Check>> {
     let standing = Standing::of_this_process()?;
-    let program = Program::new(settings.binary.clone(), settings.folder.join(".runc"));
+    let program = Program::new(
+        settings.binary.clone(),
+        settings.folder.join(".runc"),
+        standing,
+    );
     Ok(of_the_machine(standing, &program, &Cgroups::of(standing)?))
 }
 
@@ -248,7 +252,12 @@ fn oci_runtime(program: &Program) -> Check {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Check::missing(
             about,
             format!("the OCI runtime `{binary}` is not installed"),
-            format!("apt-get install {}", package(program.binary())),
+            match on_the_path("crun").filter(|_| package(program.binary()) == "runc") {
+                Some(_) => {
+                    "apt-get install runc, or set runtime.binary to crun, which is there".to_owned()
+                }
+                None => format!("apt-get install {}", package(program.binary())),
+            },
         ),
         Err(error) => Check::missing(
             about,

@@ -33,7 +33,6 @@ impl Host {
         lock: &Lock,
     ) -> Result<Started, RuntimeError> {
         let started = Started {
-            place: None,
             container: Layout::container(&placement.uid),
             limits_not_enforced: self.not_enforced(),
         };
@@ -89,6 +88,7 @@ impl Host {
         };
         let config = serde_json::to_vec(&config.config())?;
         fs::write(home.bundle().join("config.json"), config)?;
+        fs::write(home.boot(), boot()?)?;
         Ok(Launch {
             container: Layout::container(&placement.uid),
             bundle: home.bundle(),
@@ -134,9 +134,15 @@ impl Host {
             .and_then(|()| self.cgroups.remove(&self.layout.cgroup(uid)))
             .and_then(|()| files::absent(fs::remove_file(home.pid_file())))
             .and_then(|()| files::absent(fs::remove_file(home.ending())))
+            .and_then(|()| files::absent(fs::remove_file(home.boot())))
             .and_then(|()| socket::remove(home.folder()))
             .map_err(unavailable("the container cannot be removed"))
     }
+}
+
+/// Names this start of the machine.
+pub(super) fn boot() -> io::Result<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
 }
 
 /// Asks PID 1 to end, and waits until it has or the grace is over. It is asked again and again, since the kernel drops a

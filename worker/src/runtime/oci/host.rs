@@ -24,10 +24,10 @@ use shared::ports::{Placement, RuntimeError, Sight, Started};
 
 use super::cgroup::Cgroups;
 use super::checks::{self, Check};
-use super::container::ask_to_end;
+use super::container::{ask_to_end, boot};
 use super::fault::unavailable;
 use super::files;
-use super::layout::Layout;
+use super::layout::{Home, Layout};
 use super::life::make_folders;
 use super::lock::Lock;
 use super::process::{FirstProcess, Proof};
@@ -78,7 +78,7 @@ impl Host {
             files::write_whole(&runner, settings.runner.bytes(), 0o555)?;
         }
         Ok(Self {
-            program: Program::new(settings.binary.clone(), layout.runtime_state()),
+            program: Program::new(settings.binary.clone(), layout.runtime_state(), standing),
             cgroups: Cgroups::of(standing)?,
             ranges: Ranges::new(layout.ranges(), layout.locks(), instance, standing.ids()),
             standing,
@@ -164,7 +164,12 @@ impl Host {
         let home = self.layout.home(uid);
         let ended_by_itself = home.pid_file().exists() && !home.ending().exists();
         let reason = ended_by_itself.then(|| {
-            if self.cgroups.out_of_memory_kills(&self.layout.cgroup(uid)) > 0 {
+            if is_of_another_start(&home) {
+                Reason::new(
+                    "machine_restarted",
+                    "the machine was started anew; the volume is there: start the environment again",
+                )
+            } else if self.cgroups.out_of_memory_kills(&self.layout.cgroup(uid)) > 0 {
                 Reason::new("oom_killed", "the environment ran out of memory")
             } else {
                 Reason::new("exited", "the environment's PID 1 ended by itself")
@@ -205,6 +210,14 @@ impl Host {
                 .map_err(unavailable("the environment's lock cannot be removed"))?;
         }
         done
+    }
+}
+
+/// Whether the machine was started anew since the container was.
+fn is_of_another_start(home: &Home) -> bool {
+    match (fs::read_to_string(home.boot()), boot()) {
+        (Ok(then), Ok(now)) => then != now,
+        _ => false,
     }
 }
 

@@ -83,11 +83,8 @@ pub(super) fn launch(program: &Program, launch: Launch) -> Result<(), RuntimeErr
 
 /// The part that runs in a thread of its own: what it does to its mounts ends with it.
 fn run(program: &Program, launch: Launch) -> io::Result<bool> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    mount_change(
-        "/",
-        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
-    )?;
+    own_mounts()?;
+    program.prepare_mounts()?;
     mount_bind(&launch.root, STAGE)?;
     let mut child = spawn(program, launch)?;
     if !waited(&child)? {
@@ -101,6 +98,16 @@ fn run(program: &Program, launch: Launch) -> io::Result<bool> {
     Ok(child.wait()?.success())
 }
 
+/// Gives the calling thread a mount namespace of its own: what it mounts from now on is nobody else's.
+pub(super) fn own_mounts() -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )?;
+    Ok(())
+}
+
 fn spawn(program: &Program, launch: Launch) -> io::Result<Child> {
     let log = File::create(&launch.log)?;
     let inherited = launch.inherited.len();
@@ -112,7 +119,7 @@ fn spawn(program: &Program, launch: Launch) -> io::Result<Child> {
             child_fd,
         })
         .collect();
-    let mut command = program.command();
+    let mut command = program.command()?;
     command
         .args(["run", "--detach", "--preserve-fds", &inherited.to_string()])
         .arg("--bundle")

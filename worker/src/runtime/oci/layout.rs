@@ -11,6 +11,7 @@
 //!     bundle/config.json               what the OCI runtime is told
 //!     bundle/pid                       made by the OCI runtime when PID 1 runs
 //!     bundle/ending                    there once PID 1 was asked to end
+//!     bundle/boot                      which start of the machine PID 1 runs in
 //!     runner.sock                      where PID 1 listens
 //!     runner.log                       what PID 1 and the OCI runtime said since the last start
 //!   .making-INSTANCE-UID/              a life that is being made: removed and begun anew
@@ -135,6 +136,11 @@ impl Layout {
 }
 
 impl Home {
+    /// The places of the life in this folder.
+    pub(super) fn at(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -162,6 +168,11 @@ impl Home {
     /// There while PID 1 has been asked to end: then it is not worth keeping.
     pub(super) fn ending(&self) -> PathBuf {
         self.bundle().join("ending")
+    }
+
+    /// Names the start of the machine in which the container was started.
+    pub(super) fn boot(&self) -> PathBuf {
+        self.bundle().join("boot")
     }
 
     pub(super) fn log(&self) -> PathBuf {

@@ -3,7 +3,8 @@
 //! ```text
 //!  OciRuntime (async, the port)
 //!    └─ Host (blocking)          create, start, stop, delete, kill, inspect: see host.rs
-//!         ├─ standing, namespace, subordinate what this process may do here, and how an ordinary user comes to it
+//!         ├─ standing, namespace, subordinate,
+//!         │  parent                           what this process may do here, and how an ordinary user comes to it
 //!         ├─ checks, trial                    what the machine must have
 //!         ├─ life, container                  the folder and the container of one life
 //!         ├─ layout, record, lock, ranges     what is where, whose it is, one at a time, which host uids
@@ -33,6 +34,7 @@ mod life;
 mod list;
 mod lock;
 mod namespace;
+mod parent;
 mod process;
 mod program;
 mod ranges;

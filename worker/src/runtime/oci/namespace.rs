@@ -9,14 +9,24 @@
 //!
 //! It stays the same process, with the same number and parent. What it mounts is its own and ends with it; what it starts
 //! has the user's rights on the machine and no others.
+//!
+//! Environments outlive the service, and only their namespace's root has any right over them. So a service that finds a
+//! living one joins the namespace that it was started from, which the kernel keeps for as long as anything lives in it.
 
+use std::fs;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Gid, Uid};
+use shared::ids::EnvironmentUid;
 
 use super::checks;
+use super::layout::Home;
+use super::parent::parent_of;
+use super::process::{FirstProcess, Proof};
 use super::standing::Standing;
 use super::subordinate::{Subordinate, map};
 
@@ -41,12 +51,11 @@ pub enum NamespaceError {
     },
 }
 
-/// Makes this process root of a user namespace, unless it is root already. It must have no other thread.
-pub fn enter() -> Result<(), NamespaceError> {
+/// Makes this process root of a user namespace, unless it is root already: of the one that holds the living environments of
+/// this folder, if there are any. It must have no other thread.
+pub fn enter(environments: Option<&Path>) -> Result<(), NamespaceError> {
     let refused = |doing| move |source| NamespaceError::Refused { doing, source };
-    if Standing::of_this_process().map_err(refused("its ids cannot be read"))?
-        != Standing::Powerless
-    {
+    if Standing::of_this_process().map_err(refused("the user's ids"))? != Standing::Powerless {
         return Ok(());
     }
     if let Some(missing) = checks::of_the_user()
@@ -55,7 +64,47 @@ pub fn enter() -> Result<(), NamespaceError> {
     {
         return Err(NamespaceError::Lacking(missing));
     }
-    let subordinate = Subordinate::of_this_user().map_err(refused("its ids cannot be read"))?;
+    let living = environments.map(namespace_of_the_living).transpose();
+    if let Some(namespace) = living
+        .map_err(refused("the living environments"))?
+        .flatten()
+    {
+        return join(&namespace).map_err(refused("the living environments"));
+    }
+    make()
+}
+
+/// The namespace that the environments of the folder were started from, if one of them is alive.
+fn namespace_of_the_living(environments: &Path) -> io::Result<Option<OwnedFd>> {
+    let entries = match fs::read_dir(environments) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    for entry in entries {
+        let name = entry?.file_name();
+        let Ok(uid) = EnvironmentUid::new(name.to_string_lossy()) else {
+            continue;
+        };
+        let home = Home::at(environments.join(uid.as_str()));
+        let proof = Proof::Volume(home.volume());
+        let first = FirstProcess::find(&home.pid_file(), &proof)?;
+        let users = first.map(|first| first.user_namespace()).transpose()?;
+        if let Some(users) = users.flatten() {
+            return parent_of(&users).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn join(namespace: &OwnedFd) -> io::Result<()> {
+    setns(namespace, CloneFlags::CLONE_NEWUSER)?;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    Ok(())
+}
+
+fn make() -> Result<(), NamespaceError> {
+    let refused = |doing| move |source| NamespaceError::Refused { doing, source };
+    let subordinate = Subordinate::of_this_user().map_err(refused("the user's ids"))?;
     let (uid, gid) = (Uid::effective().as_raw(), Gid::effective().as_raw());
     let helpers = [
         ("newuidmap", map(uid, &subordinate.uids)),
@@ -64,12 +113,12 @@ pub fn enter() -> Result<(), NamespaceError> {
     .map(|(program, map)| Helper::start(program, &map));
     let entered = unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS);
     for helper in helpers {
-        let helper = helper.map_err(refused("the ids cannot be mapped"))?;
+        let helper = helper.map_err(refused("the map of ids"))?;
         helper
             .go(entered.is_ok())
-            .map_err(refused("the ids cannot be mapped"))?;
+            .map_err(refused("the map of ids"))?;
     }
-    entered.map_err(|errno| refused("the kernel refuses it")(errno.into()))
+    entered.map_err(|errno| refused("this process")(errno.into()))
 }
 
 /// A process that maps ids once this one is in its namespace.

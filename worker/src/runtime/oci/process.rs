@@ -28,6 +28,7 @@ pub(super) enum Proof {
 /// A living PID 1.
 #[derive(Debug)]
 pub(super) struct FirstProcess {
+    pid: Pid,
     descriptor: OwnedFd,
 }
 
@@ -46,10 +47,21 @@ impl FirstProcess {
         let Ok(status) = fs::read_to_string(format!("{folder}/status")) else {
             return Ok(None);
         };
-        let process = Self { descriptor };
+        let process = Self { pid, descriptor };
         let alive =
             is_first(&status) && proof.holds(&folder) && !process.wait(Some(Duration::ZERO))?;
         Ok(alive.then_some(process))
+    }
+
+    /// Its user namespace, open; nothing if it ended meanwhile.
+    pub(super) fn user_namespace(&self) -> io::Result<Option<OwnedFd>> {
+        let path = format!("/proc/{}/ns/user", self.pid.as_raw_nonzero());
+        let opened = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        // Now it is known whose the number was when the file was opened.
+        if self.wait(Some(Duration::ZERO))? {
+            return Ok(None);
+        }
+        Ok(Some(opened?))
     }
 
     /// Sends a signal. One that has ended meanwhile is no error.
@@ -111,7 +123,7 @@ pub(super) fn kill_member(pid: &str, cgroup: &str) -> io::Result<()> {
     };
     let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero()));
     if cgroups.is_ok_and(|cgroups| is_in(&cgroups, cgroup)) {
-        FirstProcess { descriptor }.signal(Signal::KILL)?;
+        FirstProcess { pid, descriptor }.signal(Signal::KILL)?;
     }
     Ok(())
 }

@@ -119,6 +119,11 @@ impl Container<'_> {
             );
         }
         args.extend(["--uid", &USER.to_string(), "--gid", &USER.to_string()].map(str::to_owned));
+        if self.cgroup.is_none() {
+            // Not as an rlimit of the OCI runtime's: one that sets it before it makes the user namespace would have the
+            // kernel count the processes of all environments together.
+            args.extend(["--processes".to_owned(), self.resources.pids.to_string()]);
+        }
         json!({
             "user": {"uid": 0, "gid": 0},
             "args": args,
@@ -136,15 +141,11 @@ impl Container<'_> {
 
     fn rlimits(&self) -> Value {
         let allowed = getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES);
-        let mut limits = vec![
+        let limits = [
             ("RLIMIT_NOFILE", OPEN_FILES.min(allowed)),
             // The machine's handler of core dumps is outside.
             ("RLIMIT_CORE", 0),
         ];
-        if self.cgroup.is_none() {
-            // The kernel counts it by user and user namespace: so by environment, and PID 1 apart from the commands.
-            limits.push(("RLIMIT_NPROC", self.resources.pids.into()));
-        }
         limits
             .into_iter()
             .map(|(kind, most)| json!({"type": kind, "soft": most, "hard": most}))

@@ -8,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use shared::config::{Rootless, RuntimeSettings};
+use shared::config::{Rootless, RuntimeKind, RuntimeSettings};
 use worker::runtime::oci::{Check, Standing, Verdict, of_the_user, of_this_machine, trial};
 
 use crate::args::SettingsArgs;
@@ -21,6 +21,13 @@ use crate::wire::runtime::oci_settings;
 pub(crate) fn run(args: &SettingsArgs) -> Result<ExitCode, Failure> {
     let loaded = args.load()?;
     let settings = &loaded.settings.runtime;
+    if settings.kind == RuntimeKind::Kubernetes {
+        return Err(Failure::new(
+            "there is nothing to look at on this machine",
+            "runtime.kind is kubernetes",
+        )
+        .advise("start the service: /ready tells whether it sees the cluster"));
+    }
     let mut report = Report::default();
     if rootless::standing()? == Standing::Powerless && settings.rootless != Rootless::False {
         report.add(of_the_user())?;

@@ -16,6 +16,7 @@ use crate::wire::runtime::oci_settings;
 pub(crate) fn settle(settings: &RuntimeSettings, data_dir: &Path) -> Result<(), Failure> {
     match settings.kind {
         RuntimeKind::Oci => {}
+        RuntimeKind::Kubernetes => return Ok(()),
     }
     match (settings.rootless, standing()?) {
         (Rootless::True, Standing::Root) => Err(Failure::new(

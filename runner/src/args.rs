@@ -14,7 +14,12 @@ pub(crate) enum Command {
     /// Splices standard input and output to the socket at the path.
     Connect(PathBuf),
     /// Copies the program to the folder.
-    Install(PathBuf),
+    Install {
+        /// Where the program goes.
+        folder: PathBuf,
+        /// A folder that is made for commands, if it is not there.
+        home: Option<PathBuf>,
+    },
     /// Prints the version.
     Version,
 }
@@ -70,7 +75,10 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Com
         Some("init") => return parse_init(arguments).map(Command::Init),
         Some("supervise") => Command::Supervise,
         Some("connect") => Command::Connect(path("connect", &mut arguments)?),
-        Some("install") => Command::Install(path("install", &mut arguments)?),
+        Some("install") => Command::Install {
+            folder: path("install", &mut arguments)?,
+            home: arguments.next().map(PathBuf::from),
+        },
         Some("--version") => Command::Version,
         _ => return Err(ArgsError::Unknown(command)),
     };

@@ -13,8 +13,16 @@ const NAME: &str = "em-runner";
 /// debuggers from its first instruction on.
 const MODE: u32 = 0o111;
 
+/// Of a folder that is made for commands.
+const HOME_MODE: u32 = 0o750;
+
 /// Copies the program to `folder`, all at once: a reader finds the old one, if there was one, or the whole new one.
-pub(crate) fn run(folder: &Path) -> io::Result<()> {
+///
+/// `home` is the folder that commands work in, on a volume whose own root is somebody else's: made here it is theirs.
+pub(crate) fn run(folder: &Path, home: Option<&Path>) -> io::Result<()> {
+    if let Some(home) = home {
+        make(home).map_err(|error| told(home, &error))?;
+    }
     let place = folder.join(NAME);
     let unfinished = folder.join(format!(".{NAME}.{}", std::process::id()));
     copy(Path::new("/proc/self/exe"), &unfinished)
@@ -23,7 +31,19 @@ pub(crate) fn run(folder: &Path) -> io::Result<()> {
             // The cause is told; what is left of the copy does no harm.
             let _ = std::fs::remove_file(&unfinished);
         })
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", place.display())))
+        .map_err(|error| told(&place, &error))
+}
+
+fn told(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn make(home: &Path) -> io::Result<()> {
+    match std::fs::create_dir(home) {
+        Ok(()) => std::fs::set_permissions(home, Permissions::from_mode(HOME_MODE)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {

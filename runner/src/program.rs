@@ -11,7 +11,7 @@ use crate::args::{self, Command};
 /// em-runner init --state DIR (--listen-fd N | --listen PATH) --volume DIR --uid N --gid N
 ///                [--cgroup-fd N] [--memory-cgroup-fd N] [--processes N]
 /// em-runner connect PATH
-/// em-runner install FOLDER
+/// em-runner install FOLDER [HOME]
 /// em-runner --version
 /// ```
 /// `em-runner supervise` is for the program itself: the supervisor of one job.
@@ -24,8 +24,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             crate::command::supervise::run().map_err(|error| error.to_string())
         }
         Ok(Command::Connect(path)) => crate::connect::run(&path).map_err(|error| error.to_string()),
-        Ok(Command::Install(folder)) => {
-            crate::install::run(&folder).map_err(|error| error.to_string())
+        Ok(Command::Install { folder, home }) => {
+            crate::install::run(&folder, home.as_deref()).map_err(|error| error.to_string())
         }
         Ok(Command::Version) => print_version(),
         Err(error) => {

@@ -128,9 +128,12 @@ async fn start_without_rights() -> (Runner, Installed) {
         let installed = as_user(program().as_ref())
             .arg("install")
             .arg(&folder)
+            .arg(home.path().join("made"))
             .status();
         assert!(installed.unwrap().success());
     }
+    let made = std::fs::metadata(home.path().join("made")).unwrap();
+    assert_eq!((made.mode() & 0o7777, made.uid()), (0o750, 1000));
     let names = std::fs::read_dir(&folder).unwrap().count();
     assert_eq!(names, 1);
     let installed = folder.join("em-runner");

@@ -12,6 +12,7 @@ mod check;
 mod fault;
 mod file;
 mod keys;
+mod kubernetes;
 mod layers;
 mod load;
 mod place;
@@ -20,6 +21,7 @@ mod variables;
 
 pub use fault::{ConfigError, Fault, Origin};
 pub use keys::known as known_keys;
+pub use kubernetes::{NodeSelector, PodSecurity, Toleration, Tolerations};
 pub use load::{Loaded, Sources, load};
 
 use std::net::SocketAddr;
@@ -195,6 +197,8 @@ impl Default for BlobSettings {
 pub enum RuntimeKind {
     /// An OCI runtime on this machine.
     Oci,
+    /// A Kubernetes cluster.
+    Kubernetes,
 }
 
 /// Whether the worker becomes root of a user namespace before it makes environments.
@@ -221,6 +225,35 @@ pub struct RuntimeSettings {
     pub binary: PathBuf,
     /// Whether environments are made in a user namespace of an ordinary user.
     pub rootless: Rootless,
+    /// Kubernetes: kubeconfig files with colons between; the pod's own account or the user's file where it is empty.
+    pub kubeconfig: String,
+    /// Kubernetes: the address of a GKE control plane, reached with Google credentials; none where it is empty.
+    pub cluster_endpoint: String,
+    /// Kubernetes: the certificate authority of that address: PEM, or base64 of PEM.
+    pub cluster_ca: String,
+    /// Kubernetes: the namespace of all pods and claims.
+    pub namespace: String,
+    /// Kubernetes: the class of the claims; the cluster's default where it is empty.
+    pub storage_class: String,
+    /// Kubernetes: the runtime class of the pods, such as gVisor's; the cluster's default where it is empty.
+    pub runtime_class: String,
+    /// Kubernetes: the account that the pods run as, whose token they do not get; the namespace's default where it is
+    /// empty.
+    pub service_account: String,
+    /// Kubernetes: which nodes the pods may run on.
+    pub node_selector: NodeSelector,
+    /// Kubernetes: which taints of nodes the pods tolerate.
+    pub tolerations: Tolerations,
+    /// Kubernetes: the secret with which images are pulled; none where it is empty.
+    pub image_pull_credentials: String,
+    /// Kubernetes: the priority class of the pods; the cluster's default where it is empty.
+    pub priority_class: String,
+    /// Kubernetes: what the pods may do.
+    pub security: PodSecurity,
+    /// Kubernetes: the image that holds the runner; the one of this version where it is empty.
+    pub runner_image: String,
+    /// Kubernetes: seconds that a pod may wait to be scheduled, get its volume, pull its image and start.
+    pub start_seconds: u64,
 }
 
 impl Default for RuntimeSettings {
@@ -230,6 +263,20 @@ impl Default for RuntimeSettings {
             default_image: "host".to_owned(),
             binary: PathBuf::from("runc"),
             rootless: Rootless::Auto,
+            kubeconfig: String::new(),
+            cluster_endpoint: String::new(),
+            cluster_ca: String::new(),
+            namespace: "default".to_owned(),
+            storage_class: String::new(),
+            runtime_class: String::new(),
+            service_account: String::new(),
+            node_selector: NodeSelector::default(),
+            tolerations: Tolerations::default(),
+            image_pull_credentials: String::new(),
+            priority_class: String::new(),
+            security: PodSecurity::Restricted,
+            runner_image: String::new(),
+            start_seconds: 600,
         }
     }
 }

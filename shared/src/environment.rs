@@ -126,6 +126,15 @@ impl Reason {
     }
 }
 
+/// Where container and volume of an environment are found, on a runtime that others look into as well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The cluster's namespace.
+    pub namespace: String,
+    /// The volume's name there.
+    pub volume: String,
+}
+
 /// A lifecycle job's kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lifecycle {
@@ -151,6 +160,9 @@ pub enum EnvironmentEvent {
         incarnation: Incarnation,
         /// The runtime's name of the container or pod.
         container: String,
+        /// Where container and volume are found.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        place: Option<Place>,
         /// Limits of the spec that the runtime cannot enforce here.
         limits_not_enforced: Vec<String>,
     },
@@ -165,6 +177,15 @@ pub enum EnvironmentEvent {
         /// The start of PID 1 that is gone.
         incarnation: Incarnation,
         /// Why, as far as it is known.
+        reason: Reason,
+    },
+    /// The runtime has started a running environment's PID 1 again by itself: it goes on as another start.
+    Restarted {
+        /// The start of PID 1 that is gone.
+        incarnation: Incarnation,
+        /// The one that runs now.
+        next: Incarnation,
+        /// Why the one before ended.
         reason: Reason,
     },
     /// What hinders or holds up the current phase.
@@ -244,6 +265,9 @@ pub struct Environment {
     pub incarnation: Option<Incarnation>,
     /// The runtime's name of the container or pod, while `running` and until it is stopped.
     pub container: Option<String>,
+    /// Where container and volume are found, once it has run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
     /// Limits of the spec that the runtime cannot enforce here.
     #[serde(default)]
     pub limits_not_enforced: Vec<String>,
@@ -279,6 +303,7 @@ impl Environment {
             created_at: now,
             incarnation: None,
             container: None,
+            place: None,
             limits_not_enforced: Vec::new(),
         })
     }
@@ -323,6 +348,7 @@ impl Environment {
                 Event::Running {
                     incarnation,
                     container,
+                    place,
                     limits_not_enforced,
                 },
                 Creating,
@@ -330,6 +356,7 @@ impl Environment {
                 let mut next = self.in_phase(Running, None, now);
                 next.incarnation = Some(incarnation.clone());
                 next.container = Some(container.clone());
+                next.place.clone_from(place);
                 next.limits_not_enforced.clone_from(limits_not_enforced);
                 next
             }
@@ -352,6 +379,18 @@ impl Environment {
             ) if self.incarnation.as_ref() == Some(incarnation) => {
                 self.in_phase(Failed, Some(reason.clone()), now)
             }
+            (
+                Event::Restarted {
+                    incarnation,
+                    next,
+                    reason,
+                },
+                Running,
+            ) if self.incarnation.as_ref() == Some(incarnation) => Self {
+                incarnation: Some(next.clone()),
+                reason: Some(reason.clone()),
+                ..self.clone()
+            },
             (Event::Note(reason), phase) if current && phase != Deleted => Self {
                 reason: Some(reason.clone()),
                 ..self.clone()

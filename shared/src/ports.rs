@@ -8,7 +8,7 @@
 //! | [`Store`] | the truth | SQLite | |
 //! | [`Queue`] | a hint that a job waits | in-process | |
 //! | [`Blobs`] | large bytes | a directory | |
-//! | [`Runtime`] | environments | OCI runtime | |
+//! | [`Runtime`] | environments | OCI runtime | Kubernetes |
 
 mod blobs;
 mod queue;
@@ -18,7 +18,7 @@ mod store;
 pub use blobs::{BlobEntry, BlobError, BlobInfo, BlobName, BlobStream, Blobs};
 pub use queue::{Delivery, Queue, QueueError, Receipt};
 pub use runtime::{
-    Holding, Lane, Placement, RunnerIo, Runtime, RuntimeError, RuntimeOffer, Sight, Started,
+    Heard, Holding, Lane, Placement, RunnerIo, Runtime, RuntimeError, RuntimeOffer, Sight, Started,
 };
 pub use store::{
     Activity, Completion, Cutoffs, Effects, EnvironmentFilter, HeldJob, Idempotency, JobFilter,

@@ -17,12 +17,14 @@ use std::sync::Arc;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
+mod first;
 mod folder;
 mod namespace;
 mod picture;
 mod route;
 mod service;
 
+pub use first::kill_first_process;
 pub use folder::{Part, Trouble};
 pub use namespace::Namespace;
 pub use route::Route;

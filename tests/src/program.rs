@@ -25,6 +25,7 @@ use serde_json::Value;
 mod client;
 mod events;
 mod folder;
+mod ground;
 mod host;
 pub mod ordinary;
 mod output;
@@ -32,6 +33,7 @@ mod output;
 pub use client::{Answer, Client, id_of};
 pub use events::Followed;
 pub use folder::DataFolder;
+use ground::Ground;
 pub use host::{files_below, is_stopped, processes_with, resident, wait_until};
 pub use output::{Drain, Gap, Output};
 
@@ -44,6 +46,7 @@ const LOG_TAIL: u64 = 16 * 1024;
 /// One process of the program, or none, on a data folder.
 pub struct Program {
     folder: DataFolder,
+    ground: Ground,
     variables: Vec<(OsString, OsString)>,
     log: PathBuf,
     /// Where in it the latest start begins.
@@ -81,13 +84,15 @@ impl Program {
         variables: &[(&str, &str)],
         as_ordinary_user: bool,
     ) -> Self {
+        let ground = Ground::of_this_run().await;
         let log = folder.path().with_extension("log");
-        let variables = variables
+        let given = variables
             .iter()
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect();
+            .map(|(name, value)| (name.into(), value.into()));
+        let variables = ground.variables().into_iter().chain(given).collect();
         let mut program = Self {
             folder,
+            ground,
             variables,
             log,
             log_from: 0,
@@ -150,6 +155,22 @@ impl Program {
     /// Its data.
     pub fn folder(&self) -> &DataFolder {
         &self.folder
+    }
+
+    /// Everything of its environments that is there.
+    pub async fn traces(&self) -> Vec<String> {
+        match self.ground.namespace() {
+            Some(namespace) => namespace.objects().await,
+            None => self.folder.traces(),
+        }
+    }
+
+    /// Notes whose the environments are, so that what is left of them is known after the last one is gone. Call it while
+    /// there is one.
+    pub fn note_instance(&self) {
+        if self.ground.namespace().is_none() {
+            self.folder.note_instance();
+        }
     }
 
     /// Everything that it wrote to its standard error and output so far, over all starts.

@@ -137,7 +137,7 @@ async fn lifecycle_jobs_survive_kill_9_at_any_moment() {
         let client = program.client();
         let ended = client.ended(id_of(&job)).await;
         assert_eq!(ended["state"], "succeeded", "round {round}: {ended}");
-        program.folder().note_instance();
+        program.note_instance();
         let answer = match step {
             "delete" => client.delete("/v1/environments/env").await,
             step => {
@@ -153,5 +153,5 @@ async fn lifecycle_jobs_survive_kill_9_at_any_moment() {
     program.restart().await;
     let ended = program.client().ended(id_of(&job)).await;
     assert_eq!(ended["state"], "succeeded", "{ended}");
-    assert_eq!(program.folder().traces(), Vec::<String>::new());
+    assert_eq!(program.traces().await, Vec::<String>::new());
 }

@@ -125,7 +125,7 @@ async fn two_hundred_random_orders_leave_nothing_behind() {
     let client = program.client();
     let marker = format!("raced-{:016x}", rand::random::<u64>());
     client.create("keeper").await;
-    program.folder().note_instance();
+    program.note_instance();
     let begin = u64::from(rand::random::<u32>());
     eprintln!("the seeds are {begin} and the {} after it", ORDERS - 1);
     let all: Vec<Told> = stream::iter(begin..begin + ORDERS)
@@ -149,7 +149,7 @@ async fn two_hundred_random_orders_leave_nothing_behind() {
         assert_eq!(client.job(id_of(job)).await, *job, "its end never changes");
     }
     assert_eq!(processes_with(&marker), []);
-    assert_eq!(program.folder().traces(), Vec::<String>::new());
+    assert_eq!(program.traces().await, Vec::<String>::new());
     assert_eq!(open_jobs(&client).await, Vec::<Value>::new());
     let log = program.log();
     assert!(!log.contains("panicked") && !log.contains("\"level\":\"ERROR\""));

@@ -9,6 +9,7 @@ use shared::ports::{Completion, Lane, StoreError};
 use shared::staging;
 
 use crate::execute::Task;
+use crate::links::LinkError;
 use crate::reach::Backoff;
 
 /// How long a runner may take to forget a job.
@@ -91,11 +92,12 @@ fn forget_record(task: &Task) {
     );
     task.context.jobs.spawn(async move {
         let forget = async {
-            let mut link = context
-                .links
-                .to(&uid, &incarnation, Lane::Control)
-                .await
-                .ok()?;
+            let link = context.links.to(&uid, &incarnation, Lane::Control).await;
+            let mut link = match link {
+                // Started again, it may still have the record.
+                Err(LinkError::OtherIncarnation(link)) => *link,
+                found => found.ok()?,
+            };
             let request = ReleaseRequest {
                 job_id,
                 stdout_offset: 0,

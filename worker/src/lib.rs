@@ -26,6 +26,7 @@ mod lifetimes;
 mod links;
 mod reach;
 mod republish;
+mod restart;
 mod sweep;
 mod takeover;
 mod watching;

@@ -64,16 +64,16 @@ pub(crate) enum LinkError {
     /// The runtime has nothing to connect to.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-    /// Another start of PID 1 answers.
+    /// Another start of PID 1 answers, over this link.
     #[error("another start of the environment's PID 1 answers")]
-    OtherIncarnation(Incarnation),
+    OtherIncarnation(Box<Link>),
     /// It did not answer, or not as a runner does.
     #[error("the runner does not answer: {0}")]
     Broken(String),
 }
 
 /// One connection.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Link {
     /// For calls.
     pub(crate) client: Client,
@@ -137,7 +137,7 @@ impl Links {
         if link.incarnation == *incarnation {
             Ok(link)
         } else {
-            Err(LinkError::OtherIncarnation(link.incarnation))
+            Err(LinkError::OtherIncarnation(Box::new(link)))
         }
     }
 

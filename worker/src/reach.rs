@@ -36,6 +36,8 @@ impl Backoff {
 pub(crate) enum Unreached {
     /// It is proven gone.
     Gone(Reason),
+    /// It is proven gone, since another one answers, over this link.
+    Replaced(Box<Link>),
     /// There was no contact until the time was up.
     TooLong(String),
 }
@@ -56,12 +58,7 @@ pub(crate) async fn reach(
             .await
         {
             Ok(link) => return Ok(link),
-            Err(LinkError::OtherIncarnation(_)) => {
-                return Err(Unreached::Gone(Reason::new(
-                    "restarted",
-                    "the environment was restarted",
-                )));
-            }
+            Err(LinkError::OtherIncarnation(link)) => return Err(Unreached::Replaced(link)),
             Err(error) => error.to_string(),
         };
         if let Some(reason) = gone(task).await {
@@ -78,7 +75,7 @@ pub(crate) async fn reach(
 /// The reason if the runtime proves that no PID 1 of the life is alive.
 async fn gone(task: &Task) -> Option<Reason> {
     match task.context.runtime.inspect(&task.job.uid).await {
-        Ok(Sight::Alive) | Err(RuntimeError::Unavailable(_)) => None,
+        Ok(Sight::Alive | Sight::Starting { .. }) | Err(RuntimeError::Unavailable(_)) => None,
         Ok(Sight::Stopped { reason }) => Some(
             reason.unwrap_or_else(|| Reason::new("exited", "the environment's PID 1 has ended")),
         ),

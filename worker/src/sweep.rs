@@ -14,12 +14,14 @@ use shared::environment::{Environment, EnvironmentEvent, Phase, Reason};
 use shared::ids::{EnvironmentUid, JobRef};
 use shared::job::QueueLane;
 use shared::lease::Observer;
-use shared::ports::{Cutoffs, Holding, RoleHolder, RuntimeError, Sight, StoreError};
+use shared::ports::{Cutoffs, Holding, Lane, RoleHolder, RuntimeError, Sight, StoreError};
 use shared::staging::{self, STAGING_BUCKET};
 
 use crate::context::Context;
 use crate::lifetimes::Lifetimes;
+use crate::links::LinkError;
 use crate::republish::Republisher;
+use crate::restart;
 
 const ROLE: &str = "sweeper";
 const PERIOD: Duration = Duration::from_secs(5);
@@ -55,6 +57,8 @@ struct Sweep {
     lifetimes: Lifetimes,
     /// What no record stands for, and since when this process has seen it so.
     orphans: HashMap<EnvironmentUid, Instant>,
+    /// Restarts of PID 1 that are noted in the environment.
+    restarts: HashMap<EnvironmentUid, u32>,
     round: u64,
 }
 
@@ -67,6 +71,7 @@ pub(crate) async fn keep(context: Arc<Context>) {
         lifecycle: Republisher::default(),
         lifetimes: Lifetimes::default(),
         orphans: HashMap::new(),
+        restarts: HashMap::new(),
         round: 0,
     };
     loop {
@@ -102,11 +107,12 @@ impl Sweep {
 
     async fn look_after_holdings(&mut self, thorough: bool) -> Result<(), SweepError> {
         let holdings = self.context.runtime.list().await?;
-        let alive: HashSet<_> = holdings
+        let alive: HashMap<_, _> = holdings
             .iter()
             .filter(|held| held.alive)
-            .map(|held| held.uid.clone())
+            .map(|held| (held.uid.clone(), held.restarts))
             .collect();
+        self.restarts.retain(|uid, _| alive.contains_key(uid));
         self.look_after_running(&alive).await?;
         if thorough {
             self.remove_orphans(&holdings).await?;
@@ -169,11 +175,11 @@ impl Sweep {
         Ok(())
     }
 
-    /// A running environment without a living PID 1 has failed, also where no job notices; one that nobody uses is
-    /// stopped when its idle time is over.
+    /// A running environment without a living PID 1 has failed, also where no job notices; one whose PID 1 was started
+    /// again goes on as another incarnation; one that nobody uses is stopped when its idle time is over.
     async fn look_after_running(
         &mut self,
-        alive: &HashSet<EnvironmentUid>,
+        alive: &HashMap<EnvironmentUid, u32>,
     ) -> Result<(), SweepError> {
         let mut after = None;
         loop {
@@ -187,11 +193,14 @@ impl Sweep {
             };
             after = Some(last.at());
             for environment in &page {
-                told(if alive.contains(&environment.uid) {
-                    self.look_for_idleness(environment).await
-                } else {
-                    self.mark_fault(environment).await
-                });
+                let Some(restarts) = alive.get(&environment.uid) else {
+                    told(self.mark_fault(environment).await);
+                    continue;
+                };
+                if *restarts > 0 {
+                    self.mark_restart(environment, *restarts).await;
+                }
+                told(self.look_for_idleness(environment).await);
             }
         }
     }
@@ -209,7 +218,7 @@ impl Sweep {
     async fn mark_fault(&self, environment: &Environment) -> Result<(), SweepError> {
         let context = &self.context;
         let reason = match context.runtime.inspect(&environment.uid).await? {
-            Sight::Alive => return Ok(()),
+            Sight::Alive | Sight::Starting { .. } => return Ok(()),
             Sight::Stopped { reason } => {
                 reason.unwrap_or_else(|| Reason::new("exited", "the environment's PID 1 has ended"))
             }
@@ -234,6 +243,35 @@ impl Sweep {
             .await?;
         context.publish(effects).await;
         Ok(())
+    }
+
+    async fn mark_restart(&mut self, environment: &Environment, restarts: u32) {
+        let uid = &environment.uid;
+        let Some(incarnation) = &environment.incarnation else {
+            return;
+        };
+        if self.restarts.get(uid) == Some(&restarts) {
+            return;
+        }
+        let context = &self.context;
+        let noted = match context.links.to(uid, incarnation, Lane::Control).await {
+            Ok(_) => Ok(()),
+            Err(LinkError::OtherIncarnation(link)) => {
+                let generation = environment.generation;
+                restart::noted(context, environment, generation, incarnation, &link)
+                    .await
+                    .and_then(|noted| noted.map(drop).ok_or("it is not running".to_owned()))
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        match noted {
+            Ok(()) => {
+                self.restarts.insert(uid.clone(), restarts);
+            }
+            Err(why) => {
+                tracing::debug!(%uid, why, "a restart is not noted yet");
+            }
+        }
     }
 
     /// Ends containers and removes volumes that no record stands for. Their time counts from when this process first saw

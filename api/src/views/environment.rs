@@ -77,12 +77,19 @@ pub(crate) struct StatusView {
     since: Timestamp,
     /// Limits of the spec that cannot be enforced here.
     limits_not_enforced: Vec<String>,
+    /// The runtime's name of its container or pod, while there is one.
+    container: Option<String>,
+    /// The cluster's namespace, where it is on one.
+    namespace: Option<String>,
+    /// The name of its volume there.
+    volume: Option<String>,
 }
 
 impl EnvironmentView {
     pub(crate) fn of(environment: &Environment) -> Self {
         let spec = &environment.spec;
         let reason = environment.reason.as_ref();
+        let place = environment.place.as_ref();
         Self {
             id: environment.id.clone(),
             spec: SpecView {
@@ -108,6 +115,9 @@ impl EnvironmentView {
                 message: reason.map(|reason| reason.message.clone()),
                 since: environment.since,
                 limits_not_enforced: environment.limits_not_enforced.clone(),
+                container: environment.container.clone(),
+                namespace: place.map(|place| place.namespace.clone()),
+                volume: place.map(|place| place.volume.clone()),
             },
             created_at: environment.created_at,
             created_by: environment.created_by,

@@ -7,12 +7,14 @@ use shared::clock::Clock;
 use shared::config::{RuntimeKind, RuntimeSettings};
 use shared::ids::InstanceId;
 use shared::ports::Runtime;
+use worker::runtime::kubernetes::access::{self, AccessSettings};
+use worker::runtime::kubernetes::{KubernetesRuntime, KubernetesSettings};
 use worker::runtime::oci::{OciRuntime, OciSettings};
 
 use crate::failure::Failure;
 
 /// Opens the runtime that `runtime.kind` names. It holds what carries this instance's id and leaves all else alone.
-pub(crate) fn open(
+pub(crate) async fn open(
     settings: &RuntimeSettings,
     data_dir: &Path,
     instance: InstanceId,
@@ -25,6 +27,25 @@ pub(crate) fn open(
                 OciRuntime::open(&oci, instance, clock).map_err(|error| Failure::told(&error))?;
             Ok(Arc::new(runtime))
         }
+        RuntimeKind::Kubernetes => {
+            let access = access::connect(&access_settings(settings))
+                .await
+                .map_err(|error| Failure::told(&error))?;
+            let kubernetes = KubernetesSettings::new(settings);
+            Ok(Arc::new(KubernetesRuntime::open(
+                access, kubernetes, instance, clock,
+            )))
+        }
+    }
+}
+
+/// Where the cluster is.
+fn access_settings(settings: &RuntimeSettings) -> AccessSettings {
+    let filled = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    AccessSettings {
+        endpoint: filled(&settings.cluster_endpoint),
+        authority: filled(&settings.cluster_ca),
+        kubeconfig: filled(&settings.kubeconfig).map(Into::into),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the settings must keep together, beyond the types of the single keys.
 
 use super::fault::Fault;
-use super::{AuthMode, Loaded};
+use super::{AuthMode, Loaded, RuntimeKind};
 use crate::telemetry;
 
 /// The shortest lease: a heartbeat is written three times in it.
@@ -17,6 +17,8 @@ pub(super) fn faults(loaded: &Loaded) -> Vec<Fault> {
     check.defaults_within_maxima();
     check.smallest_values();
     check.texts();
+    check.image_of_the_cluster();
+    check.cluster_and_its_authority();
     check.faults
 }
 
@@ -107,6 +109,7 @@ impl Check<'_> {
                 limits.exec_timeout_seconds,
                 1,
             ),
+            ("runtime.start_seconds", settings.runtime.start_seconds, 1),
             ("limits.memory", limits.memory.0, 16 << 20),
             ("limits.pids", limits.pids.into(), 16),
             ("limits.output_bytes", limits.output_bytes.0, 64 << 10),
@@ -114,6 +117,23 @@ impl Check<'_> {
             if value < minimum {
                 self.fault(key, format!("{value} is too little: at least {minimum}"));
             }
+        }
+    }
+
+    fn image_of_the_cluster(&mut self) {
+        let runtime = &self.loaded.settings.runtime;
+        if runtime.kind == RuntimeKind::Kubernetes && runtime.default_image == "host" {
+            let message =
+                "host is this machine's own, which a cluster does not have: name an image";
+            self.fault("runtime.default_image", message.to_owned());
+        }
+    }
+
+    fn cluster_and_its_authority(&mut self) {
+        let runtime = &self.loaded.settings.runtime;
+        if !runtime.cluster_endpoint.is_empty() && runtime.cluster_ca.is_empty() {
+            let message = "is missing: runtime.cluster_endpoint needs the certificate authority of its cluster";
+            self.fault("runtime.cluster_ca", message.to_owned());
         }
     }
 
@@ -128,6 +148,7 @@ impl Check<'_> {
                 "runtime.binary",
                 settings.runtime.binary.as_os_str().is_empty(),
             ),
+            ("runtime.namespace", settings.runtime.namespace.is_empty()),
             (
                 "registry.agent_name",
                 settings.registry.agent_name.is_empty(),
@@ -185,6 +206,10 @@ mod tests {
             ("EM_STORE__RETENTION_DAYS", "0", "store.retention_days"),
             ("EM_LIMITS__MEMORY", "1", "limits.memory"),
             ("EM_LIMITS__PIDS", "1", "limits.pids"),
+            ("EM_RUNTIME__START_SECONDS", "0", "runtime.start_seconds"),
+            ("GKE_CLUSTER_ENDPOINT", "10.0.0.1", "runtime.cluster_ca"),
+            ("EM_RUNTIME__NODE_SELECTOR", "ssd", "runtime.node_selector"),
+            ("EM_RUNTIME__TOLERATIONS", "a:Never", "runtime.tolerations"),
             ("EM_LIMITS__OUTPUT_BYTES", "1", "limits.output_bytes"),
             ("EM_TELEMETRY__LEVEL", "em=loud", "telemetry.level"),
         ] {
@@ -209,6 +234,17 @@ mod tests {
             let faults = faults(&[open, ("EM_SERVER__LISTEN", listen)]);
             assert_eq!(faults.is_empty(), good, "{listen}: {faults:?}");
         }
+    }
+
+    #[test]
+    fn a_cluster_has_no_image_of_this_machine() {
+        let cluster = ("EM_RUNTIME__KIND", "kubernetes");
+        assert!(faults(&[cluster]).is_empty());
+        let faults = faults(&[cluster, ("EM_RUNTIME__DEFAULT_IMAGE", "host")]);
+        assert!(
+            faults.len() == 1 && faults[0].contains("runtime.default_image"),
+            "{faults:?}"
+        );
     }
 
     #[test]

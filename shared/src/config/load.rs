@@ -6,7 +6,10 @@ use std::path::PathBuf;
 
 use super::fault::{ConfigError, Origin};
 use super::layers::Layers;
-use super::{Settings, check, file, place, variables};
+use super::{RuntimeKind, Settings, check, file, place, variables};
+
+/// The image of environments on a cluster that ask for none, where none is set.
+const CLUSTER_IMAGE: &str = "python:3-slim";
 
 /// All that settings are made of, besides the defaults.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +29,7 @@ pub struct Sources {
 /// The effective settings: complete, checked, each with its origin.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// The values. `auth.keys_file` is always set here.
+    /// The values. `auth.keys_file` is always set here, and `runtime.default_image` is one that the runtime has.
     pub settings: Settings,
     /// The data folder, absolute.
     pub data_dir: PathBuf,
@@ -61,6 +64,11 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         .auth
         .keys_file
         .get_or_insert_with(|| data_dir.join("api-key"));
+    if settings.runtime.kind == RuntimeKind::Kubernetes
+        && origins.get("runtime.default_image") == Some(&Origin::Default)
+    {
+        CLUSTER_IMAGE.clone_into(&mut settings.runtime.default_image);
+    }
     let loaded = Loaded {
         settings,
         data_dir,
@@ -153,6 +161,10 @@ mod tests {
             ("EM_STORE__KIND", ""),
             ("AGENT_NAME", "ada"),
             ("DEV_ENV_BASE_IMAGE", "python:3"),
+            ("KUBERNETES_NAMESPACE", "environments"),
+            ("KUBECONFIG", "/a:/b"),
+            ("GKE_CLUSTER_ENDPOINT", "10.0.0.1"),
+            ("GKE_SSL_CA_CERT", "LS0t"),
             ("EM_DATA_DIR", "/elsewhere"),
             ("EMPTY", ""),
         ];
@@ -165,6 +177,11 @@ mod tests {
         assert_eq!(settings.auth.keys_file, Some("/keys".into()));
         assert_eq!(settings.registry.agent_name, "ada");
         assert_eq!(settings.runtime.default_image, "python:3");
+        assert_eq!(settings.runtime.namespace, "environments");
+        assert_eq!(settings.runtime.kubeconfig, "/a:/b");
+        assert_eq!(settings.runtime.kind, RuntimeKind::Kubernetes);
+        assert_eq!(settings.runtime.cluster_endpoint, "10.0.0.1");
+        assert_eq!(settings.runtime.cluster_ca, "LS0t");
     }
 
     #[test]

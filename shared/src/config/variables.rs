@@ -29,7 +29,7 @@ struct Established {
 }
 
 /// Every such name that has a meaning here.
-const ESTABLISHED: [Established; 3] = [
+const ESTABLISHED: [Established; 8] = [
     Established {
         name: "PORT",
         key: "server.listen",
@@ -38,6 +38,32 @@ const ESTABLISHED: [Established; 3] = [
     Established {
         name: "AGENT_NAME",
         key: "registry.agent_name",
+        read: as_it_is,
+    },
+    Established {
+        name: "KUBECONFIG",
+        key: "runtime.kubeconfig",
+        read: as_it_is,
+    },
+    Established {
+        name: "GKE_CLUSTER_ENDPOINT",
+        key: "runtime.cluster_endpoint",
+        read: as_it_is,
+    },
+    // Where it is set, environments are on that cluster.
+    Established {
+        name: "GKE_CLUSTER_ENDPOINT",
+        key: "runtime.kind",
+        read: |_, _| Ok("kubernetes".to_owned()),
+    },
+    Established {
+        name: "GKE_SSL_CA_CERT",
+        key: "runtime.cluster_ca",
+        read: as_it_is,
+    },
+    Established {
+        name: "KUBERNETES_NAMESPACE",
+        key: "runtime.namespace",
         read: as_it_is,
     },
     Established {

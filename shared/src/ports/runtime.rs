@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::environment::{Egress, EnvironmentSpec, Reason};
+use crate::environment::{Egress, EnvironmentSpec, Place, Reason};
 use crate::ids::{EnvironmentId, EnvironmentUid, Generation, TenantId};
 
 /// Which environment, and what it shall be.
@@ -29,6 +29,8 @@ pub struct Placement {
 pub struct Started {
     /// The runtime's name for it.
     pub container: String,
+    /// Where container and volume are found, on a runtime that others look into as well.
+    pub place: Option<Place>,
     /// Limits of the spec that cannot be enforced here, such as `storage`.
     pub limits_not_enforced: Vec<String>,
 }
@@ -38,6 +40,11 @@ pub struct Started {
 pub enum Sight {
     /// Its PID 1 is alive.
     Alive,
+    /// Its PID 1 is not alive yet, or not again yet, and the runtime is about to start it.
+    Starting {
+        /// What holds it up, if anything does.
+        reason: Option<Reason>,
+    },
     /// The volume is there, the container is not, or its PID 1 has ended.
     Stopped {
         /// Why PID 1 ended, where the runtime knows: `oom_killed`, `exited`, `evicted`…
@@ -54,6 +61,8 @@ pub struct Holding {
     pub uid: EnvironmentUid,
     /// Whether its PID 1 is alive.
     pub alive: bool,
+    /// How often the runtime has started PID 1 again by itself, in the same container.
+    pub restarts: u32,
     /// Seconds since it was made, by the runtime's own record.
     pub age_seconds: u64,
 }
@@ -111,6 +120,9 @@ pub struct RuntimeOffer {
     pub users: bool,
 }
 
+/// Where somebody hears how far a long operation is: the last that was said.
+pub type Heard = tokio::sync::watch::Sender<Option<Reason>>;
+
 /// Holds environments.
 #[async_trait]
 pub trait Runtime: Send + Sync {
@@ -118,15 +130,22 @@ pub trait Runtime: Send + Sync {
     fn offer(&self) -> RuntimeOffer;
 
     /// Makes the volume, if it is not there yet, and starts the container on it. Repeatable: what is there of the same
-    /// life is kept. Returns once PID 1 was started; it may not answer yet.
+    /// life is kept. Returns once PID 1 was started, or will be without anything more being asked: [`Runtime::started`]
+    /// waits for that. It may not answer yet.
     async fn create(&self, placement: &Placement) -> Result<Started, RuntimeError>;
 
     /// Starts a container on the volume that is there: [`RuntimeError::VolumeMissing`] if it is not. A container of the
     /// same life that is alive is kept; one whose PID 1 has ended is replaced.
     async fn start(&self, placement: &Placement) -> Result<Started, RuntimeError>;
 
-    /// Ends the container: TERM to PID 1, KILL after the grace. Returns when it is gone. The volume and the runner's
-    /// records stay. Nothing to stop is success.
+    /// Waits until the PID 1 of a container that was made has been started, and says what holds it up. An error says why
+    /// it will not be started; nothing of it starts later by itself then. It may be dropped at any point.
+    async fn started(&self, _placement: &Placement, _heard: &Heard) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    /// Ends the container: TERM to PID 1, KILL after the grace. Returns when it is gone. The volume stays. Nothing to stop
+    /// is success.
     async fn stop(
         &self,
         uid: &EnvironmentUid,
@@ -141,6 +160,12 @@ pub trait Runtime: Send + Sync {
 
     /// What is there of a life.
     async fn inspect(&self, uid: &EnvironmentUid) -> Result<Sight, RuntimeError>;
+
+    /// Why the start of PID 1 before the one that runs ended, where the runtime started it again by itself, in the same
+    /// container: what the runner kept is still there then.
+    async fn restarted(&self, _uid: &EnvironmentUid) -> Result<Option<Reason>, RuntimeError> {
+        Ok(None)
+    }
 
     /// Everything of this instance, alive or not. What carries another instance is not listed and never touched.
     async fn list(&self) -> Result<Vec<Holding>, RuntimeError>;

@@ -25,6 +25,7 @@ fn event() -> impl Strategy<Value = EnvironmentEvent> {
         (0u64..3).prop_map(|number| EnvironmentEvent::Running {
             incarnation: given::incarnation(number),
             container: "c".to_owned(),
+            place: None,
             limits_not_enforced: Vec::new(),
         }),
         Just(EnvironmentEvent::Stopped),
@@ -33,6 +34,13 @@ fn event() -> impl Strategy<Value = EnvironmentEvent> {
         (0u64..3, reason()).prop_map(|(number, reason)| EnvironmentEvent::Fault {
             incarnation: given::incarnation(number),
             reason,
+        }),
+        (0u64..3, 0u64..3, reason()).prop_map(|(number, next, reason)| {
+            EnvironmentEvent::Restarted {
+                incarnation: given::incarnation(number),
+                next: given::incarnation(next),
+                reason,
+            }
         }),
         reason().prop_map(EnvironmentEvent::Note),
     ]
@@ -92,7 +100,9 @@ fn follows(before: &Environment, step: &Step, after: &Environment) {
                 Phase::Deleted,
                 "nothing happens to what is gone"
             );
-            if let EnvironmentEvent::Fault { incarnation, .. } = event {
+            if let EnvironmentEvent::Fault { incarnation, .. }
+            | EnvironmentEvent::Restarted { incarnation, .. } = event
+            {
                 assert_eq!(before.incarnation.as_ref(), Some(incarnation));
             } else {
                 assert_eq!(*behind, 0, "what a later request overtook changes nothing");

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Namespace as Object, ServiceAccount};
-use kube::api::{Api, DeleteParams, PostParams};
-use kube::{Client, Resource};
+use k8s_openapi::api::core::v1::{Namespace as Object, PersistentVolumeClaim, Pod, ServiceAccount};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::{Client, Resource, ResourceExt as _};
 use serde_json::json;
 
 use super::picture;
@@ -54,6 +54,17 @@ impl Namespace {
     /// A client of the administrator.
     pub fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// The names of all pods and claims in it.
+    pub async fn objects(&self) -> Vec<String> {
+        let all = ListParams::default();
+        let pods = self.api::<Pod>().list(&all).await.expect("listed");
+        let claims = self.api::<PersistentVolumeClaim>().list(&all).await;
+        let pods = pods.iter().map(|pod| format!("pod {}", pod.name_any()));
+        let claims = claims.expect("listed").items.into_iter();
+        let claims = claims.map(|claim| format!("claim {}", claim.name_any()));
+        pods.chain(claims).collect()
     }
 
     /// The objects of a kind in it.

@@ -12,7 +12,7 @@ mod lifecycle;
 mod limits;
 mod races;
 
-pub use self::given::{Bed, Given};
+pub use self::given::{Bed, Does, Given};
 
 macro_rules! cases {
     ($make:ident: $($group:ident { $($case:ident),+ $(,)? })+) => {

@@ -8,7 +8,7 @@ use shared::clock::SystemClock;
 use shared::ids::{EnvironmentUid, InstanceId};
 use shared::ports::Runtime;
 use tempfile::TempDir;
-use tests::conformance::runtime::{Bed, Given};
+use tests::conformance::runtime::{Bed, Does, Given};
 use worker::runtime::oci::{OciRuntime, OciSettings, Standing};
 
 /// Whether these tests run as an ordinary user, root of a namespace of his own: then there are no cgroups and few ids.
@@ -76,6 +76,10 @@ impl Bench {
             runtime: Arc::new(self.open()),
             foreign: Arc::new(self.open_as(&self.foreign)),
             image: "host".to_owned(),
+            does: Does {
+                keep_records: true,
+                count_ooms_by_job: true,
+            },
         }
     }
 

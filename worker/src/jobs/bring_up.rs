@@ -1,12 +1,14 @@
-//! What create and start share: a container, then an answer from its PID 1.
+//! What create and start share: a container, then the start of its PID 1, then an answer from it.
 
 use std::time::Duration;
 
 use shared::environment::{EnvironmentEvent, Reason};
 use shared::job::{CancelRequest, JobError, JobResult, JobState, Outcome};
 use shared::ports::{Completion, Lane, Placement, RuntimeError, Sight, Started};
+use tokio::sync::watch;
 
 use crate::execute::{End, Task};
+use crate::jobs::vacate;
 use crate::links::Link;
 use crate::reach::Backoff;
 
@@ -32,7 +34,7 @@ pub(crate) async fn run(task: &Task, how: How) -> End {
         Err(error) => return failed(reason_of(&error)),
     };
     tokio::select! {
-        answer = answer(task) => match answer {
+        answer = started_and_answered(task) => match answer {
             Ok(link) => running(started, link),
             Err(reason) => failed(reason),
         },
@@ -41,13 +43,7 @@ pub(crate) async fn run(task: &Task, how: How) -> End {
 }
 
 async fn start(task: &Task, how: How) -> Result<Started, RuntimeError> {
-    let placement = Placement {
-        tenant: task.job.tenant.clone(),
-        environment: task.job.environment.clone(),
-        uid: task.job.uid.clone(),
-        generation: task.job.generation,
-        spec: task.environment.spec.clone(),
-    };
+    let placement = placement(task);
     let runtime = &task.context.runtime;
     // Whatever answered before this start is not what will answer after it.
     task.context.links.forget_all(&task.job.uid);
@@ -65,6 +61,50 @@ async fn start(task: &Task, how: How) -> Result<Started, RuntimeError> {
             done => return done,
         }
         backoff.wait().await;
+    }
+}
+
+fn placement(task: &Task) -> Placement {
+    Placement {
+        tenant: task.job.tenant.clone(),
+        environment: task.job.environment.clone(),
+        uid: task.job.uid.clone(),
+        generation: task.job.generation,
+        spec: task.environment.spec.clone(),
+    }
+}
+
+async fn started_and_answered(task: &Task) -> Result<Link, Reason> {
+    let until = task.context.clock.monotonic() + RUNTIME_TIME;
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        match started(task).await {
+            Ok(()) => return answer(task).await,
+            Err(RuntimeError::Unavailable(why)) if task.context.clock.monotonic() < until => {
+                tracing::warn!(job = %task.at.job, why, "a start cannot be followed now");
+            }
+            Err(error) => return Err(reason_of(&error)),
+        }
+        backoff.wait().await;
+    }
+}
+
+/// Waits for the start of PID 1; the environment's status tells what holds it up.
+async fn started(task: &Task) -> Result<(), RuntimeError> {
+    let (heard, mut hearing) = watch::channel(None);
+    let placement = placement(task);
+    let starting = task.context.runtime.started(&placement, &heard);
+    tokio::pin!(starting);
+    loop {
+        tokio::select! {
+            done = &mut starting => return done,
+            _ = hearing.changed() => {
+                let said = hearing.borrow_and_update().clone();
+                if let Some(reason) = said {
+                    vacate::note(task, reason).await;
+                }
+            }
+        }
     }
 }
 
@@ -93,7 +133,7 @@ async fn answer(task: &Task) -> Result<Link, Reason> {
                     "the container went before PID 1 answered",
                 ));
             }
-            Ok(Sight::Alive) | Err(_) => {}
+            Ok(Sight::Alive | Sight::Starting { .. }) | Err(_) => {}
         }
         if task.context.clock.monotonic() >= until {
             return Err(Reason::new(
@@ -115,6 +155,7 @@ fn running(started: Started, link: Link) -> End {
         event: Some(EnvironmentEvent::Running {
             incarnation: link.incarnation,
             container: started.container,
+            place: started.place,
             limits_not_enforced: started.limits_not_enforced,
         }),
         artifact: None,

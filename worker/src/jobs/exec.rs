@@ -30,6 +30,7 @@ use crate::execute::{End, Task};
 use crate::failpoint::failpoint;
 use crate::links::Link;
 use crate::reach::{Backoff, Unreached, is_answer, reach};
+use crate::restart;
 
 mod attach;
 mod copier;
@@ -94,6 +95,8 @@ struct Run<'a> {
     maybe_started: bool,
     copier: Copier,
     cancel: Option<CancelRequest>,
+    /// Why the incarnation ended, where another one has its records.
+    restarted: Option<Reason>,
     /// When an end must have been confirmed.
     overdue: Instant,
     /// When a job without contact is given up.
@@ -132,6 +135,7 @@ impl<'a> Run<'a> {
             maybe_started: task.is_resumed(),
             copier,
             cancel: None,
+            restarted: None,
             overdue: deadline + CONFIRM_TIME,
             give_up: deadline + NO_CONTACT_TIME,
         })
@@ -156,6 +160,7 @@ impl<'a> Run<'a> {
         let link = match reached {
             Ok(link) => link,
             Err(Unreached::Gone(reason)) => return Step::End(self.gone(&reason).await),
+            Err(Unreached::Replaced(link)) => return self.replaced(&link).await,
             Err(Unreached::TooLong(why)) => {
                 let reason = Reason::new(
                     "no_contact",
@@ -170,6 +175,48 @@ impl<'a> Run<'a> {
             links.forget(&self.task.job.uid, Lane::Control, &link);
         }
         step
+    }
+
+    /// Another start of PID 1 answers. Where it is one of the same container it still has the command's record and
+    /// output; a command that was never sent begins there.
+    async fn replaced(&mut self, link: &Link) -> Step {
+        let task = self.task;
+        let (environment, generation) = (&task.environment, task.job.generation);
+        let noted = restart::noted(
+            &task.context,
+            environment,
+            generation,
+            &self.incarnation,
+            link,
+        )
+        .await;
+        let reason = match noted {
+            Ok(Some(reason)) => reason,
+            Ok(None) => {
+                let reason = Reason::new("restarted", "the environment was restarted");
+                return Step::End(self.gone(&reason).await);
+            }
+            Err(why) => return Step::Again(why),
+        };
+        if !self.maybe_started {
+            return Step::End(match &self.cancel {
+                Some(request) => cancelled(request),
+                None => End::HandBack,
+            });
+        }
+        match self.seal(link).await {
+            Ok(true) => {
+                self.restarted = Some(reason);
+                self.attach(link).await
+            }
+            // No proof that it never began: a record may have been lost with the one before.
+            Ok(false) => {
+                let (state, error) =
+                    outcome::of_gone(&reason, self.cancel.as_ref(), false, self.maybe_started);
+                Step::End(self.end_without_record(state, error).await)
+            }
+            Err(step) => step,
+        }
     }
 
     /// Takes in a request to end the job; from then on its end must be confirmed soon, or the container is killed.
@@ -313,7 +360,12 @@ impl<'a> Run<'a> {
         if let Err(why) = sound.and_then(|()| self.copier.matches(record)) {
             return Step::End(self.misbehaved(&why).await);
         }
-        let outcome = outcome::of_record(record, self.cancel.as_ref(), self.copier.previews());
+        let outcome = outcome::of_record(
+            record,
+            self.cancel.as_ref(),
+            self.restarted.as_ref(),
+            self.copier.previews(),
+        );
         let chunks = self.copier.take();
         Step::End(End::Finish(Box::new(Completion {
             outcome,

@@ -17,6 +17,7 @@ use crate::distrust::RUNNER_MISBEHAVED;
 use crate::execute::{End, Task};
 use crate::links::{Client, Link};
 use crate::reach::{Backoff, Unreached, is_answer, reach};
+use crate::restart;
 
 pub(super) mod read;
 
@@ -110,6 +111,10 @@ where
         let link = match reach(task, incarnation, lane, until).await {
             Ok(link) => link,
             Err(Unreached::Gone(reason)) => return gone(task, &reason.message, maybe_done).await,
+            Err(Unreached::Replaced(_)) if maybe_done => {
+                return gone(task, "it was restarted", maybe_done).await;
+            }
+            Err(Unreached::Replaced(link)) => return replaced(task, incarnation, &link).await,
             Err(Unreached::TooLong(why)) => return gone(task, &why, maybe_done).await,
         };
         let permit = Permit {
@@ -211,6 +216,15 @@ fn code_of(code: FileErrorCode) -> &'static str {
 pub(super) fn cancelled(request: CancelRequest) -> End {
     let error = JobError::new(request.code, request.message);
     End::outcome(Outcome::ended(JobState::Cancelled, error))
+}
+
+/// Another start of PID 1 answers, and nothing was begun: it is begun there, if the environment goes on.
+async fn replaced(task: &Task, gone_one: &Incarnation, link: &Link) -> End {
+    let (environment, generation) = (&task.environment, task.job.generation);
+    match restart::noted(&task.context, environment, generation, gone_one, link).await {
+        Ok(None) => gone(task, "it was restarted", false).await,
+        Ok(Some(_)) | Err(_) => End::HandBack,
+    }
 }
 
 /// The environment went, or cannot be reached: a change may or may not have been made, and that is said.

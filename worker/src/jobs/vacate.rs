@@ -54,20 +54,32 @@ where
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     while let Err(error) = operation().await {
         tracing::warn!(environment = %task.job.environment, %error, "the runtime could not do it yet");
-        let note = EnvironmentEvent::Note(Reason::new("retrying", error.to_string()));
-        let noted = task
-            .context
-            .store
-            .environment_event(
-                &task.environment.at(),
-                task.job.generation,
-                note,
-                task.context.clock.now(),
-            )
-            .await;
-        if let Err(error) = noted {
-            tracing::debug!(%error, "could not note why an environment takes long");
-        }
+        note(task, hindrance(error)).await;
         backoff.wait().await;
+    }
+}
+
+/// What keeps the runtime from doing it.
+fn hindrance(error: RuntimeError) -> Reason {
+    match error {
+        RuntimeError::Failed(reason) => reason,
+        other => Reason::new("retrying", other.to_string()),
+    }
+}
+
+/// Lets the environment's status say what holds the job up. A note that is lost changes nothing.
+pub(crate) async fn note(task: &Task, reason: Reason) {
+    let noted = task
+        .context
+        .store
+        .environment_event(
+            &task.environment.at(),
+            task.job.generation,
+            EnvironmentEvent::Note(reason),
+            task.context.clock.now(),
+        )
+        .await;
+    if let Err(error) = noted {
+        tracing::debug!(%error, "could not note why an environment takes long");
     }
 }

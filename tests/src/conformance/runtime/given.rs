@@ -12,7 +12,7 @@ use runner::proto::runner_client::RunnerClient;
 use runner::proto::start_request::Command;
 use shared::environment::EnvironmentSpec;
 use shared::ids::{EnvironmentId, EnvironmentUid, Generation, Incarnation, JobId, TenantId};
-use shared::ports::{Lane, Placement, Runtime, RuntimeError};
+use shared::ports::{Heard, Lane, Placement, Runtime, RuntimeError, Started};
 use shared::resources::{ByteSize, Cpu, Resources};
 use shared::secret::EnvVars;
 use tonic::transport::{Channel, Endpoint};
@@ -28,6 +28,17 @@ pub struct Bed {
     pub foreign: Arc<dyn Runtime>,
     /// An image that has a shell and the usual small tools.
     pub image: String,
+    /// What this runtime does beyond what every one does.
+    pub does: Does,
+}
+
+/// What not every runtime does. Each is told to callers where it matters, by the offer or in the environment's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Does {
+    /// The runner's records outlive a stop, not only a restart of its container.
+    pub keep_records: bool,
+    /// Memory that ran out is told of the very job whose process was killed for it.
+    pub count_ooms_by_job: bool,
 }
 
 /// One case's environments.
@@ -130,12 +141,25 @@ impl Lodging {
 
     /// Creates it.
     pub async fn create(&self) {
-        self.runtime.create(&self.placement).await.unwrap();
+        self.try_create().await.unwrap();
+    }
+
+    /// Creates it; returns when PID 1 was started, or why it was not.
+    pub async fn try_create(&self) -> Result<Started, RuntimeError> {
+        let made = self.runtime.create(&self.placement).await?;
+        self.started().await.map(|()| made)
     }
 
     /// Starts it.
     pub async fn start(&self) {
         self.runtime.start(&self.placement).await.unwrap();
+        self.started().await.unwrap();
+    }
+
+    /// Waits until PID 1 was started.
+    pub async fn started(&self) -> Result<(), RuntimeError> {
+        let heard = Heard::default();
+        within(self.runtime.started(&self.placement, &heard)).await
     }
 
     /// Stops it.

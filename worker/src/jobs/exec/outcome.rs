@@ -38,6 +38,7 @@ pub(super) fn sound(record: &JobRecord, job: &JobId) -> Result<(), String> {
 pub(super) fn of_record(
     record: &JobRecord,
     cancel: Option<&CancelRequest>,
+    restarted: Option<&Reason>,
     previews: (Preview, Preview),
 ) -> Outcome {
     let (exit_code, signal) = match record.exit {
@@ -45,7 +46,7 @@ pub(super) fn of_record(
         Some(Exit::Signal(signal)) => (None, Some(signal)),
         None => (None, None),
     };
-    let (state, error) = verdict(record, cancel);
+    let (state, error) = verdict(record, cancel, restarted);
     let ended_by_us = matches!(record.cause(), Cause::Cancelled | Cause::TimedOut);
     let result = (record.cause() != Cause::StartFailed).then(|| {
         JobResult::Exec(ExecResult {
@@ -78,7 +79,11 @@ pub(super) fn of_record(
     }
 }
 
-fn verdict(record: &JobRecord, cancel: Option<&CancelRequest>) -> (JobState, Option<JobError>) {
+fn verdict(
+    record: &JobRecord,
+    cancel: Option<&CancelRequest>,
+    restarted: Option<&Reason>,
+) -> (JobState, Option<JobError>) {
     let failed =
         |code: &str, message: String| (JobState::Failed, Some(JobError::new(code, message)));
     match record.cause() {
@@ -117,10 +122,22 @@ fn verdict(record: &JobRecord, cancel: Option<&CancelRequest>) -> (JobState, Opt
             let error = record.start_error.clone().unwrap_or_default();
             failed(start_code(error.kind()), error.message)
         }
-        Cause::RunnerRestarted => failed(
-            "environment_restarted",
-            "the environment was restarted under the command".to_owned(),
-        ),
+        Cause::RunnerRestarted => match restarted {
+            Some(reason) if reason.code == "oom_killed" => {
+                failed(&reason.code, reason.message.clone())
+            }
+            Some(reason) => failed(
+                "environment_restarted",
+                format!(
+                    "the environment was restarted under the command: {}",
+                    reason.message
+                ),
+            ),
+            None => failed(
+                "environment_restarted",
+                "the environment was restarted under the command".to_owned(),
+            ),
+        },
         Cause::SupervisorLost => failed(
             "supervisor_lost",
             "the command's supervisor was killed from inside".to_owned(),
@@ -225,7 +242,7 @@ mod tests {
     }
 
     fn state_and_code(record: &JobRecord) -> (JobState, Option<String>) {
-        let outcome = of_record(record, None, Default::default());
+        let outcome = of_record(record, None, None, Default::default());
         (outcome.state, outcome.error.map(|error| error.code))
     }
 
@@ -309,6 +326,24 @@ mod tests {
             let mut record = good.clone();
             spoil(&mut record);
             assert!(sound(&record, &job).is_err(), "{record:?}");
+        }
+    }
+
+    #[test]
+    fn a_restart_for_want_of_memory_is_told_as_such() {
+        let restarted = record(Cause::RunnerRestarted, None, 0);
+        for (reason, code) in [
+            ("oom_killed", "oom_killed"),
+            ("exited", "environment_restarted"),
+        ] {
+            let reason = Reason::new(reason, "so it was");
+            let outcome = of_record(&restarted, None, Some(&reason), Default::default());
+            let error = outcome.error.unwrap();
+            assert_eq!(
+                (outcome.state, error.code.as_str()),
+                (JobState::Failed, code)
+            );
+            assert!(error.message.contains("so it was"), "{}", error.message);
         }
     }
 

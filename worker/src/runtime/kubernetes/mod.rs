@@ -1,4 +1,169 @@
-//! Environments as pods of a Kubernetes cluster.
+//! Environments as pods of a Kubernetes cluster, each with a claim for its volume.
+//!
+//! ```text
+//!  KubernetesRuntime (the port)
+//!    └─ Cluster            the clients, one operation per life at a time
+//!         ├─ make, gone            claim and pod come; pod and claim go, confirmed by the API server
+//!         ├─ start                 how far a start is, and when it is given up
+//!         ├─ watch, words          one watch of all pods, claims and events: lists and reasons cost no request
+//!         ├─ policy                what pods may reach: made once, before the first of them
+//!         ├─ pod, names, state     pure: what is asked of the cluster, and what it answers
+//!         └─ access, channel       the way to the API server, and through it to a runner
+//! ```
+//!
+//! Invariants:
+//! - Everything is found by its labels, so any worker finds what another has made, and only what carries this instance
+//!   is listed or touched.
+//! - The watch may lag: that something is gone is said by the API server alone.
+//! - An environment that idles costs the API server nothing beyond the one watch.
 
 pub mod access;
 pub mod channel;
+mod cluster;
+mod fault;
+#[cfg(test)]
+mod given;
+mod gone;
+mod list;
+mod make;
+mod names;
+mod pod;
+mod policy;
+mod settings;
+mod start;
+mod state;
+mod watch;
+mod words;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kube::ResourceExt as _;
+use shared::clock::Clock;
+use shared::environment::{Egress, Place, Reason};
+use shared::ids::{EnvironmentUid, InstanceId};
+use shared::ports::{
+    Heard, Holding, Lane, Placement, RunnerIo, Runtime, RuntimeError, RuntimeOffer, Sight, Started,
+};
+
+use access::Access;
+use channel::Target;
+use cluster::Cluster;
+
+pub use settings::KubernetesSettings;
+
+/// Holds environments as pods of a cluster.
+pub struct KubernetesRuntime {
+    cluster: Cluster,
+}
+
+impl KubernetesRuntime {
+    /// Begins to watch the cluster for an instance. Whether pods can be made [`Runtime::check`] tells. Must be called on
+    /// an asynchronous runtime.
+    pub fn open(
+        access: Access,
+        settings: KubernetesSettings,
+        instance: InstanceId,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            cluster: Cluster::new(access, settings, instance, clock),
+        }
+    }
+
+    /// A pod on the life's claim.
+    async fn pod_on(&self, placement: &Placement, claim: &str) -> Result<Started, RuntimeError> {
+        self.cluster.fence().await?;
+        let pod = self.cluster.pod(placement, claim).await?;
+        Ok(Started {
+            container: pod.name_any(),
+            place: Some(Place {
+                namespace: self.cluster.settings.namespace.clone(),
+                volume: make::claim_of(&pod).unwrap_or_default(),
+            }),
+            // How many processes a pod may have is its node's own setting.
+            limits_not_enforced: vec!["pids".to_owned()],
+        })
+    }
+}
+
+#[async_trait]
+impl Runtime for KubernetesRuntime {
+    fn offer(&self) -> RuntimeOffer {
+        RuntimeOffer {
+            egress: vec![Egress::None, Egress::Internet, Egress::Cluster],
+            default_egress: Egress::Internet,
+            users: false,
+        }
+    }
+
+    async fn create(&self, placement: &Placement) -> Result<Started, RuntimeError> {
+        let _turn = self.cluster.turn(&placement.uid).await;
+        let claim = self.cluster.claim(placement).await?;
+        self.pod_on(placement, &claim).await
+    }
+
+    async fn start(&self, placement: &Placement) -> Result<Started, RuntimeError> {
+        let _turn = self.cluster.turn(&placement.uid).await;
+        let claim = self.cluster.claim_there(placement).await?;
+        let claim = claim.ok_or(RuntimeError::VolumeMissing)?;
+        self.pod_on(placement, &claim).await
+    }
+
+    async fn started(&self, placement: &Placement, heard: &Heard) -> Result<(), RuntimeError> {
+        self.cluster.started(placement, heard).await
+    }
+
+    async fn stop(&self, uid: &EnvironmentUid, grace: Duration) -> Result<(), RuntimeError> {
+        let _turn = self.cluster.turn(uid).await;
+        self.cluster.end_pods(uid, grace).await
+    }
+
+    async fn delete(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
+        let _turn = self.cluster.turn(uid).await;
+        self.cluster.remove(uid).await
+    }
+
+    async fn kill(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
+        let _turn = self.cluster.turn(uid).await;
+        self.cluster.end_pods(uid, gone::AT_ONCE).await
+    }
+
+    async fn inspect(&self, uid: &EnvironmentUid) -> Result<Sight, RuntimeError> {
+        self.cluster.inspect(uid).await
+    }
+
+    async fn restarted(&self, uid: &EnvironmentUid) -> Result<Option<Reason>, RuntimeError> {
+        self.cluster.restarted(uid).await
+    }
+
+    async fn list(&self) -> Result<Vec<Holding>, RuntimeError> {
+        self.cluster.list()
+    }
+
+    async fn dial(
+        &self,
+        uid: &EnvironmentUid,
+        _lane: Lane,
+    ) -> Result<Box<dyn RunnerIo>, RuntimeError> {
+        let pod = self.cluster.running(uid).await?;
+        let target = Target {
+            namespace: &self.cluster.settings.namespace,
+            pod: &pod,
+            container: names::CONTAINER,
+            command: &[pod::PROGRAM, "connect", pod::SOCKET],
+        };
+        Ok(Box::new(channel::open(&self.cluster.exec, target).await?))
+    }
+
+    async fn check(&self) -> Result<(), RuntimeError> {
+        match self.cluster.watched.known().trouble() {
+            None => Ok(()),
+            Some(why) => Err(RuntimeError::Unavailable(format!(
+                "pods and claims in namespace {} cannot be watched: {why}",
+                self.cluster.settings.namespace
+            ))),
+        }
+    }
+}

@@ -33,6 +33,7 @@ impl Host {
         lock: &Lock,
     ) -> Result<Started, RuntimeError> {
         let started = Started {
+            place: None,
             container: Layout::container(&placement.uid),
             limits_not_enforced: self.not_enforced(),
         };

@@ -22,6 +22,7 @@ impl Host {
                     if let Some(record) = self.own(&uid)? {
                         let holding = Holding {
                             alive: self.first(&uid)?.is_some(),
+                            restarts: 0,
                             age_seconds: self.seconds_since(record.created_at),
                             uid: uid.clone(),
                         };
@@ -34,6 +35,7 @@ impl Host {
                     found.entry(uid.clone()).or_insert(Holding {
                         uid,
                         alive: false,
+                        restarts: 0,
                         age_seconds: since.map_or(0, |since| self.seconds_since(since)),
                     });
                 }

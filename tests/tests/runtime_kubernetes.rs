@@ -1,0 +1,21 @@
+//! The Kubernetes adapter on a real cluster: the conformance suite, and what only a look at the cluster can tell.
+
+#[path = "runtime_kubernetes/bench.rs"]
+mod bench;
+#[path = "runtime_kubernetes/crowd.rs"]
+mod crowd;
+#[path = "runtime_kubernetes/restarts.rs"]
+mod restarts;
+#[path = "runtime_kubernetes/role.rs"]
+mod role;
+#[path = "runtime_kubernetes/trouble.rs"]
+mod trouble;
+
+use tests::conformance::runtime;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_adapter_conforms() {
+    let bench = bench::Bench::new().await;
+    runtime::suite(async || bench.bed().await).await;
+    bench.assert_nothing_left().await;
+}

@@ -1,0 +1,112 @@
+//! What is there: of one life as the API server has it now, of all lives as the watch knows it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use shared::environment::Reason;
+use shared::ids::EnvironmentUid;
+use shared::ports::{Holding, RuntimeError, Sight};
+
+use super::cluster::Cluster;
+use super::make::is_there;
+use super::names;
+use super::state::State;
+
+impl Cluster {
+    /// One life, asked of the API server.
+    pub(super) async fn inspect(&self, uid: &EnvironmentUid) -> Result<Sight, RuntimeError> {
+        let pods = self.pods_of(uid).await?;
+        let states: Vec<_> = {
+            let known = self.watched.known();
+            pods.iter().map(|pod| known.state(pod)).collect()
+        };
+        let mut reason = None;
+        for state in states {
+            match state {
+                State::Running { .. } => return Ok(Sight::Alive),
+                State::Starting(hindrance) => {
+                    return Ok(Sight::Starting {
+                        reason: hindrance.map(|hindrance| hindrance.reason),
+                    });
+                }
+                State::Ended(why) => reason = Some(why),
+            }
+        }
+        if reason.is_none() && !self.claims_of(uid).await?.iter().any(is_there) {
+            return Ok(Sight::Absent);
+        }
+        let known = self.watched.known();
+        Ok(Sight::Stopped {
+            reason: reason.or_else(|| known.end(uid).cloned()),
+        })
+    }
+
+    /// Why the start of PID 1 before the one that runs ended, if both are of one pod.
+    pub(super) async fn restarted(
+        &self,
+        uid: &EnvironmentUid,
+    ) -> Result<Option<Reason>, RuntimeError> {
+        let pods = self.pods_of(uid).await?;
+        let known = self.watched.known();
+        Ok(pods.iter().find_map(|pod| match known.state(pod) {
+            State::Running { restarted, .. } => restarted,
+            _ => None,
+        }))
+    }
+
+    /// The name of the pod in which the life's PID 1 runs.
+    pub(super) async fn running(&self, uid: &EnvironmentUid) -> Result<String, RuntimeError> {
+        let runs = |pod: &Pod| matches!(self.watched.known().state(pod), State::Running { .. });
+        let known = self.watched.known().pod_of(uid, &self.instance).cloned();
+        if let Some(pod) = known.filter(|pod| runs(pod)) {
+            return Ok(pod.name_any());
+        }
+        let pods = self.pods_of(uid).await?;
+        let running = pods.iter().find(|pod| runs(pod));
+        running
+            .map(ResourceExt::name_any)
+            .ok_or(RuntimeError::NotRunning)
+    }
+
+    /// All lives of this instance.
+    pub(super) fn list(&self) -> Result<Vec<Holding>, RuntimeError> {
+        let known = self.watched.known();
+        if let Some(why) = known.trouble() {
+            return Err(RuntimeError::Unavailable(format!(
+                "pods and claims cannot be watched: {why}"
+            )));
+        }
+        let mut found = BTreeMap::new();
+        let claims = known.claims().map(|claim| (&claim.metadata, None));
+        let pods = known
+            .pods()
+            .map(|pod| (&pod.metadata, Some(known.state(pod))));
+        for (metadata, state) in claims.chain(pods) {
+            let Some(uid) = names::owner(metadata, &self.instance) else {
+                continue;
+            };
+            let holding = found.entry(uid.clone()).or_insert(Holding {
+                uid,
+                alive: false,
+                restarts: 0,
+                age_seconds: 0,
+            });
+            holding.age_seconds = holding.age_seconds.max(self.age(metadata));
+            if let Some(State::Running { restarts, .. }) = state {
+                holding.alive = true;
+                holding.restarts = restarts;
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    fn age(&self, metadata: &ObjectMeta) -> u64 {
+        let made = metadata.creation_timestamp.as_ref();
+        let now = self.clock.now().as_second();
+        made.map_or(0, |made| {
+            u64::try_from(now - made.0.as_second()).unwrap_or_default()
+        })
+    }
+}

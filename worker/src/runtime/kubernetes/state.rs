@@ -1,0 +1,299 @@
+//! What a pod's status says of its environment: pure, so that every wording of the cluster has its test.
+//!
+//! ```text
+//!   no room, no volume, no image yet ──▶ Starting ──▶ Running ──▶ Ended: evicted, out of its node's room, given up
+//!                                           ▲            │
+//!                                           └── restart ─┘  (same pod: the runner's records are kept)
+//! ```
+
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateTerminated, ContainerStatus, PersistentVolumeClaim, Pod,
+};
+use shared::environment::Reason;
+
+use super::names::CONTAINER;
+
+/// Restarts after which a container that fails again and again is given up.
+const RESTARTS_MOST: i32 = 3;
+
+/// How an environment's container is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    /// Its PID 1 does not run yet, or not again yet.
+    Starting(Option<Hindrance>),
+    /// Its PID 1 runs.
+    Running {
+        /// How often it was started again in this pod.
+        restarts: u32,
+        /// Why the start before this one ended.
+        restarted: Option<Reason>,
+    },
+    /// Nothing will run in this pod any more.
+    Ended(Reason),
+}
+
+/// What keeps PID 1 from running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hindrance {
+    pub(super) reason: Reason,
+    pub(super) kind: Kind,
+}
+
+/// What can be expected of a hindrance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The cluster may get room, or a volume.
+    Waiting,
+    /// An image may come after all, though it seldom does.
+    ImageTrouble,
+    /// An image that cannot come.
+    NoImage,
+    /// The container cannot be made or does not stay.
+    ContainerTrouble,
+}
+
+/// A word of the cluster about an object: what its events said last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Word {
+    pub(super) reason: String,
+    pub(super) message: String,
+}
+
+/// What is known beside the pod itself.
+#[derive(Default)]
+pub(super) struct Beside<'a> {
+    pub(super) claim: Option<&'a PersistentVolumeClaim>,
+    /// The last warning about the pod.
+    pub(super) of_pod: Option<&'a Word>,
+    /// The last word about the claim.
+    pub(super) of_claim: Option<&'a Word>,
+}
+
+/// The state of a pod.
+pub(super) fn of(pod: &Pod, beside: &Beside<'_>) -> State {
+    let status = pod.status.as_ref();
+    if matches!(
+        status.and_then(|it| it.phase.as_deref()),
+        Some("Failed" | "Succeeded")
+    ) {
+        return State::Ended(end_of(pod));
+    }
+    let Some(container) = container(pod) else {
+        return State::Starting(unscheduled(pod, beside));
+    };
+    let state = container.state.as_ref();
+    if state.is_some_and(|state| state.running.is_some()) {
+        return State::Running {
+            restarts: u32::try_from(container.restart_count).unwrap_or_default(),
+            restarted: last_end(container),
+        };
+    }
+    if let Some(ended) = state.and_then(|state| state.terminated.as_ref()) {
+        return State::Starting(Some(container_trouble(&ended_because(ended))));
+    }
+    match waiting(state) {
+        Some(("CrashLoopBackOff", message)) => {
+            let reason =
+                last_end(container).unwrap_or_else(|| Reason::new("exited", message.to_owned()));
+            if container.restart_count >= RESTARTS_MOST {
+                return State::Ended(reason);
+            }
+            State::Starting(Some(container_trouble(&reason)))
+        }
+        Some((why, message)) => State::Starting(
+            hindrance(why, message)
+                .or_else(|| installer_trouble(pod))
+                .or_else(|| unscheduled(pod, beside))
+                .or_else(|| unmounted(beside)),
+        ),
+        None => State::Starting(unscheduled(pod, beside)),
+    }
+}
+
+/// Why a pod's environment ended, as far as the pod tells.
+pub(super) fn end_of(pod: &Pod) -> Reason {
+    let status = pod.status.as_ref();
+    let message = |given: Option<&String>, default: &str| {
+        given
+            .filter(|text| !text.is_empty())
+            .map_or_else(|| default.to_owned(), Clone::clone)
+    };
+    let disruption = status
+        .and_then(|status| status.conditions.as_ref())
+        .into_iter()
+        .flatten()
+        .find(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True");
+    let word = status
+        .and_then(|status| status.reason.as_deref())
+        .unwrap_or_default();
+    let told = status.and_then(|status| status.message.as_ref());
+    match (word, disruption.and_then(|it| it.reason.as_deref())) {
+        ("NodeLost", _) => Reason::new("node_lost", message(told, "the node is lost")),
+        ("Preempting", _) | (_, Some("PreemptionByScheduler")) => Reason::new(
+            "preempted",
+            message(
+                told,
+                "the pod had to make room for one of a higher priority",
+            ),
+        ),
+        ("Evicted", _) => Reason::new("evicted", message(told, "the pod was evicted")),
+        (_, Some(_)) => Reason::new(
+            "evicted",
+            message(
+                disruption.and_then(|it| it.message.as_ref()),
+                "the pod was evicted",
+            ),
+        ),
+        // It ended because it was asked to.
+        ("", None) if pod.metadata.deletion_timestamp.is_some() => pod_deleted(pod),
+        ("", None) => container(pod)
+            .and_then(|container| {
+                let ended = container.state.as_ref()?.terminated.as_ref()?;
+                Some(ended_because(ended))
+            })
+            .unwrap_or_else(|| Reason::new("exited", message(told, "the pod has ended"))),
+        (word, None) => Reason::new("evicted", message(told, word)),
+    }
+}
+
+/// Somebody else deleted the pod.
+pub(super) fn pod_deleted(pod: &Pod) -> Reason {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    Reason::new("pod_deleted", format!("the pod {name} was deleted"))
+}
+
+fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    statuses.iter().find(|status| status.name == CONTAINER)
+}
+
+fn last_end(container: &ContainerStatus) -> Option<Reason> {
+    let ended = container.last_state.as_ref()?.terminated.as_ref()?;
+    Some(ended_because(ended))
+}
+
+fn ended_because(ended: &ContainerStateTerminated) -> Reason {
+    if ended.reason.as_deref() == Some("OOMKilled") {
+        return Reason::new("oom_killed", "the environment used up its memory");
+    }
+    let said = ended.message.as_deref().unwrap_or_default().trim();
+    let mut message = format!("PID 1 ended with exit code {}", ended.exit_code);
+    if !said.is_empty() {
+        message = format!("{message}: {said}");
+    }
+    Reason::new("exited", message)
+}
+
+fn waiting(state: Option<&ContainerState>) -> Option<(&str, &str)> {
+    let waiting = state?.waiting.as_ref()?;
+    Some((
+        waiting.reason.as_deref().unwrap_or_default(),
+        waiting.message.as_deref().unwrap_or_default(),
+    ))
+}
+
+/// What a container's reason to wait means; nothing if it only takes its time.
+fn hindrance(why: &str, message: &str) -> Option<Hindrance> {
+    let told = |code: &str, kind| {
+        let message = if message.is_empty() { why } else { message };
+        Some(Hindrance {
+            reason: Reason::new(code, message),
+            kind,
+        })
+    };
+    match why {
+        "InvalidImageName" | "ErrImageNeverPull" => told("image_pull_failed", Kind::NoImage),
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "ImageInspectError"
+        | "RegistryUnavailable"
+        | "SignatureValidationFailed" => told("image_pull_failed", Kind::ImageTrouble),
+        "" | "ContainerCreating" | "PodInitializing" => None,
+        _ => told("container_not_started", Kind::ContainerTrouble),
+    }
+}
+
+fn container_trouble(reason: &Reason) -> Hindrance {
+    Hindrance {
+        reason: reason.clone(),
+        kind: Kind::ContainerTrouble,
+    }
+}
+
+/// The container that brings the runner has a trouble of its own: not the caller's image is to blame.
+fn installer_trouble(pod: &Pod) -> Option<Hindrance> {
+    let statuses = pod.status.as_ref()?.init_container_statuses.as_ref()?;
+    let installer = statuses.first()?;
+    let told = |message: &str| Hindrance {
+        reason: Reason::new(
+            "runner_not_installed",
+            format!("the image of the runner, {}: {message}", installer.image),
+        ),
+        kind: Kind::ContainerTrouble,
+    };
+    if let Some((why, message)) = waiting(installer.state.as_ref()) {
+        return match hindrance(why, message) {
+            Some(_) if why == "CrashLoopBackOff" => {
+                last_end(installer).map(|end| told(&end.message))
+            }
+            found => found.map(|hindrance| told(&hindrance.reason.message)),
+        };
+    }
+    let ended = installer.state.as_ref()?.terminated.as_ref()?;
+    (ended.exit_code != 0).then(|| told(&ended_because(ended).message))
+}
+
+/// The pod has no node yet: for want of its volume, or of a node that fits.
+fn unscheduled(pod: &Pod, beside: &Beside<'_>) -> Option<Hindrance> {
+    let waits = |code: &str, message: &str| {
+        Some(Hindrance {
+            reason: Reason::new(code, message),
+            kind: Kind::Waiting,
+        })
+    };
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let scheduled = conditions
+        .iter()
+        .find(|condition| condition.type_ == "PodScheduled");
+    if scheduled.is_some_and(|condition| condition.status == "True") {
+        return None;
+    }
+    if let Some(message) = missing_volume(beside) {
+        return waits("volume_pending", &message);
+    }
+    let condition = scheduled.filter(|condition| condition.status == "False")?;
+    let message = condition.message.as_deref().unwrap_or("no node fits");
+    waits("unschedulable", message)
+}
+
+/// Whether it is the claim that is waited for. One that waits for its pod to be scheduled says so.
+fn missing_volume(beside: &Beside<'_>) -> Option<String> {
+    let status = beside.claim?.status.as_ref();
+    match status.and_then(|status| status.phase.as_deref()) {
+        Some("Lost") => Some("the volume of the claim is gone".to_owned()),
+        Some("Bound") => None,
+        _ => match beside.of_claim?.reason.as_str() {
+            "WaitForFirstConsumer" | "WaitForPodScheduled" => None,
+            _ => Some(beside.of_claim?.message.clone()),
+        },
+    }
+}
+
+/// The pod has a node, which has trouble with the volume or with anything else that comes before an image.
+fn unmounted(beside: &Beside<'_>) -> Option<Hindrance> {
+    let word = beside.of_pod?;
+    let (code, kind) = match word.reason.as_str() {
+        "FailedMount" | "FailedAttachVolume" | "FailedMapVolume" => {
+            ("volume_pending", Kind::Waiting)
+        }
+        "FailedCreatePodSandBox" | "FailedPodSandBoxStatus" => ("sandbox_failed", Kind::Waiting),
+        _ => return None,
+    };
+    Some(Hindrance {
+        reason: Reason::new(code, word.message.clone()),
+        kind,
+    })
+}
+
+#[cfg(test)]
+mod tests;

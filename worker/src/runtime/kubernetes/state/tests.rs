@@ -1,0 +1,287 @@
+//! The wordings of a real cluster, and what they mean.
+
+// So that each case reads as one expression.
+#![allow(clippy::needless_pass_by_value)]
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn pod(status: Value) -> Pod {
+    serde_json::from_value(json!({ "status": status })).unwrap()
+}
+
+fn claim(phase: &str) -> PersistentVolumeClaim {
+    serde_json::from_value(json!({ "status": { "phase": phase } })).unwrap()
+}
+
+fn word(reason: &str) -> Word {
+    Word {
+        reason: reason.to_owned(),
+        message: format!("said {reason}"),
+    }
+}
+
+/// The status of a pod that has a node and whose container is so.
+fn with_container(state: Value) -> Value {
+    json!({
+        "phase": "Pending",
+        "conditions": [{"type": "PodScheduled", "status": "True"}],
+        "containerStatuses": [container(state, 0, Value::Null)],
+    })
+}
+
+fn container(state: Value, restarts: i32, last: Value) -> Value {
+    json!({
+        "name": "environment", "image": "i", "imageID": "", "ready": false,
+        "restartCount": restarts, "state": state, "lastState": last,
+    })
+}
+
+fn waiting(reason: &str, message: &str) -> Value {
+    json!({ "waiting": { "reason": reason, "message": message } })
+}
+
+fn seen(status: Value) -> State {
+    of(&pod(status), &Beside::default())
+}
+
+/// Code and kind of what holds a pod up.
+fn held(state: &State) -> Option<(&str, Kind)> {
+    match state {
+        State::Starting(Some(hindrance)) => Some((&hindrance.reason.code, hindrance.kind)),
+        _ => None,
+    }
+}
+
+fn unscheduled() -> Value {
+    json!({
+        "phase": "Pending",
+        "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/1 nodes are available: 1 Insufficient cpu.",
+        }],
+    })
+}
+
+#[test]
+fn a_new_pod_just_starts() {
+    assert_eq!(seen(json!({})), State::Starting(None));
+    for reason in ["ContainerCreating", "PodInitializing"] {
+        let status = with_container(waiting(reason, ""));
+        assert_eq!(seen(status), State::Starting(None));
+    }
+}
+
+#[test]
+fn a_container_that_runs_tells_of_its_restarts() {
+    let running = json!({ "running": { "startedAt": "2026-01-01T00:00:00Z" } });
+    let last = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
+    let status = |restarts, last| json!({ "phase": "Running", "containerStatuses": [container(running.clone(), restarts, last)] });
+    assert_eq!(
+        seen(status(0, Value::Null)),
+        State::Running {
+            restarts: 0,
+            restarted: None
+        }
+    );
+    let State::Running {
+        restarts: 2,
+        restarted: Some(reason),
+    } = seen(status(2, last))
+    else {
+        panic!("it runs again");
+    };
+    assert_eq!(reason.code, "oom_killed");
+}
+
+#[test]
+fn images_that_may_come_are_told_from_those_that_cannot() {
+    for (why, kind) in [
+        ("ErrImagePull", Kind::ImageTrouble),
+        ("ImagePullBackOff", Kind::ImageTrouble),
+        ("InvalidImageName", Kind::NoImage),
+        ("ErrImageNeverPull", Kind::NoImage),
+    ] {
+        let state = seen(with_container(waiting(why, "no such host")));
+        assert_eq!(held(&state), Some(("image_pull_failed", kind)), "{why}");
+    }
+    let state = seen(with_container(waiting(
+        "RunContainerError",
+        "exec format error",
+    )));
+    assert_eq!(
+        held(&state),
+        Some(("container_not_started", Kind::ContainerTrouble))
+    );
+}
+
+#[test]
+fn the_runners_own_image_is_named() {
+    let mut status = with_container(waiting("PodInitializing", ""));
+    for (state, said) in [
+        (waiting("ImagePullBackOff", "refused"), "refused"),
+        (
+            json!({ "terminated": { "exitCode": 1, "message": "no space" } }),
+            "no space",
+        ),
+    ] {
+        status["initContainerStatuses"] = json!([{
+            "name": "install", "image": "environment-manager:1", "imageID": "", "ready": false,
+            "restartCount": 1, "state": state,
+        }]);
+        let State::Starting(Some(hindrance)) = seen(status.clone()) else {
+            panic!("it is held up");
+        };
+        assert_eq!(hindrance.reason.code, "runner_not_installed");
+        let message = hindrance.reason.message;
+        assert!(
+            message.contains("environment-manager:1") && message.contains(said),
+            "{message}"
+        );
+    }
+    status["initContainerStatuses"][0]["state"] = json!({ "terminated": { "exitCode": 0 } });
+    assert_eq!(seen(status), State::Starting(None));
+}
+
+#[test]
+fn want_of_room_is_told_from_want_of_a_volume() {
+    let pending = claim("Pending");
+    let (bound, lost) = (claim("Bound"), claim("Lost"));
+    for (claim, said, code) in [
+        (None, None, "unschedulable"),
+        (
+            Some(&bound),
+            Some(word("ProvisioningSucceeded")),
+            "unschedulable",
+        ),
+        (Some(&pending), None, "unschedulable"),
+        (
+            Some(&pending),
+            Some(word("WaitForFirstConsumer")),
+            "unschedulable",
+        ),
+        (
+            Some(&pending),
+            Some(word("ProvisioningFailed")),
+            "volume_pending",
+        ),
+        (
+            Some(&pending),
+            Some(word("ExternalProvisioning")),
+            "volume_pending",
+        ),
+        (Some(&lost), None, "volume_pending"),
+    ] {
+        let beside = Beside {
+            claim,
+            of_claim: said.as_ref(),
+            of_pod: None,
+        };
+        let state = of(&pod(unscheduled()), &beside);
+        assert_eq!(held(&state), Some((code, Kind::Waiting)), "{said:?}");
+    }
+}
+
+#[test]
+fn a_volume_that_does_not_come_to_its_node_is_told_by_its_event() {
+    let failed = word("FailedMount");
+    let beside = Beside {
+        of_pod: Some(&failed),
+        ..Beside::default()
+    };
+    let state = of(
+        &pod(with_container(waiting("ContainerCreating", ""))),
+        &beside,
+    );
+    assert_eq!(held(&state), Some(("volume_pending", Kind::Waiting)));
+}
+
+#[test]
+fn a_container_that_fails_again_and_again_is_given_up() {
+    let last =
+        json!({ "terminated": { "exitCode": 1, "reason": "Error", "message": "no state folder" } });
+    let status = |restarts| {
+        let container = container(
+            waiting("CrashLoopBackOff", "back-off"),
+            restarts,
+            last.clone(),
+        );
+        json!({ "phase": "Running", "containerStatuses": [container] })
+    };
+    assert_eq!(
+        held(&seen(status(1))),
+        Some(("exited", Kind::ContainerTrouble))
+    );
+    let State::Ended(reason) = seen(status(3)) else {
+        panic!("it is given up");
+    };
+    assert_eq!(reason.code, "exited");
+    assert!(reason.message.contains("no state folder"), "{reason:?}");
+}
+
+#[test]
+fn a_restart_that_comes_is_not_an_end() {
+    let ended = json!({ "terminated": { "exitCode": 137, "reason": "Error" } });
+    let status =
+        json!({ "phase": "Running", "containerStatuses": [container(ended, 0, Value::Null)] });
+    assert_eq!(
+        held(&seen(status)),
+        Some(("exited", Kind::ContainerTrouble))
+    );
+}
+
+#[test]
+fn an_end_that_was_asked_for_is_the_deletion() {
+    let mut pod = pod(json!({ "phase": "Succeeded" }));
+    pod.metadata = serde_json::from_value(json!({
+        "name": "em-a-1", "deletionTimestamp": "2026-01-01T00:00:00Z",
+    }))
+    .unwrap();
+    let State::Ended(reason) = of(&pod, &Beside::default()) else {
+        panic!("it ended");
+    };
+    assert_eq!(reason.code, "pod_deleted");
+}
+
+#[test]
+fn every_end_has_its_reason() {
+    let disruption = |reason: &str| {
+        json!({ "phase": "Failed", "conditions": [{
+            "type": "DisruptionTarget", "status": "True", "reason": reason, "message": "for it",
+        }]})
+    };
+    let oom = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
+    for (status, code) in [
+        (
+            json!({ "phase": "Failed", "reason": "Evicted", "message": "low on memory" }),
+            "evicted",
+        ),
+        (
+            json!({ "phase": "Failed", "reason": "NodeLost" }),
+            "node_lost",
+        ),
+        (
+            json!({ "phase": "Failed", "reason": "Preempting" }),
+            "preempted",
+        ),
+        (
+            json!({ "phase": "Failed", "reason": "OutOfcpu" }),
+            "evicted",
+        ),
+        (disruption("PreemptionByScheduler"), "preempted"),
+        (disruption("EvictionByEvictionAPI"), "evicted"),
+        (disruption("DeletionByTaintManager"), "evicted"),
+        (
+            json!({ "phase": "Failed", "containerStatuses": [container(oom, 0, Value::Null)] }),
+            "oom_killed",
+        ),
+        (json!({ "phase": "Succeeded" }), "exited"),
+    ] {
+        let State::Ended(reason) = seen(status.clone()) else {
+            panic!("it ended: {status}");
+        };
+        assert_eq!(reason.code, code, "{status}");
+        assert!(!reason.message.is_empty());
+    }
+}

@@ -1,0 +1,336 @@
+//! One watch for the whole worker: what the cluster says of this instance's pods and claims, kept in memory.
+//!
+//! ```text
+//!   pods    (labelled with the instance) ──▶ ┐
+//!   claims  (labelled with the instance) ──▶ ├─ Known ──▶ lists, reasons, waits: no request to the API server
+//!   events  (what is said of them)       ──▶ ┘
+//! ```
+//!
+//! It may lag behind, so it is never proof that something is gone: who ends a job because of it asks the API server
+//! itself. An idle environment costs nothing here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::{Event as Word, PersistentVolumeClaim, Pod};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use shared::clock::Clock;
+use shared::environment::Reason;
+use shared::ids::{EnvironmentUid, InstanceId};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::names;
+use super::state::{self, Beside, State};
+use super::words::Words;
+
+/// Objects of one kind by name, and what a new list has brought so far.
+struct Shelf<K> {
+    here: BTreeMap<String, Arc<K>>,
+    coming: Option<BTreeMap<String, Arc<K>>>,
+    /// Why there is no watch, or that there was none yet.
+    trouble: Option<String>,
+}
+
+/// What is known of the cluster.
+pub(super) struct Known {
+    pods: Shelf<Pod>,
+    claims: Shelf<PersistentVolumeClaim>,
+    words: Words,
+    /// When each pod, by its own uid, was first seen here.
+    since: HashMap<String, Instant>,
+    /// Why the last pod of a life went, if it was not this process that ended it.
+    ends: HashMap<EnvironmentUid, Reason>,
+    /// Pods, by their own uid, that this process ends.
+    ended_here: HashMap<String, EnvironmentUid>,
+}
+
+/// The watch. It ends when this is dropped.
+pub(super) struct Watched {
+    shared: Arc<Shared>,
+    _following: JoinSet<()>,
+}
+
+struct Shared {
+    instance: InstanceId,
+    clock: Arc<dyn Clock>,
+    known: Mutex<Known>,
+    changes: watch::Sender<()>,
+}
+
+impl Watched {
+    /// Begins to watch a namespace.
+    pub(super) fn begin(
+        client: &Client,
+        namespace: &str,
+        instance: InstanceId,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let own = watcher::Config::default().labels(&names::of_instance(&instance));
+        let shared = Arc::new(Shared {
+            instance,
+            clock,
+            known: Mutex::new(Known::new()),
+            changes: watch::Sender::default(),
+        });
+        let mut following = JoinSet::new();
+        let api = Api::<Pod>::namespaced(client.clone(), namespace);
+        following.spawn(follow(
+            api,
+            own.clone(),
+            Arc::clone(&shared),
+            Shared::on_pod,
+        ));
+        let api = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
+        following.spawn(follow(api, own, Arc::clone(&shared), Shared::on_claim));
+        let api = Api::<Word>::namespaced(client.clone(), namespace);
+        let all = watcher::Config::default();
+        following.spawn(follow(api, all, Arc::clone(&shared), Shared::on_word));
+        Self {
+            shared,
+            _following: following,
+        }
+    }
+
+    /// What is known now.
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        self.shared.known()
+    }
+
+    /// Waits until what is known answers.
+    pub(super) async fn until<T>(&self, mut answer: impl FnMut(&Known) -> Option<T>) -> T {
+        let mut changes = self.shared.changes.subscribe();
+        loop {
+            if let Some(found) = answer(&self.known()) {
+                return found;
+            }
+            // The sender lives as long as this does.
+            let _ = changes.changed().await;
+        }
+    }
+}
+
+impl Known {
+    fn new() -> Self {
+        Self {
+            pods: Shelf::new(),
+            claims: Shelf::new(),
+            words: Words::default(),
+            since: HashMap::new(),
+            ends: HashMap::new(),
+            ended_here: HashMap::new(),
+        }
+    }
+
+    /// Why there is no watch of pods or claims; nothing if there is one.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.pods
+            .trouble
+            .as_deref()
+            .or(self.claims.trouble.as_deref())
+    }
+
+    /// All pods.
+    pub(super) fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.pods.here.values()
+    }
+
+    /// All claims.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &Arc<PersistentVolumeClaim>> {
+        self.claims.here.values()
+    }
+
+    /// The pod of a life that is not being ended, else any.
+    pub(super) fn pod_of(&self, uid: &EnvironmentUid, instance: &InstanceId) -> Option<&Arc<Pod>> {
+        self.pods()
+            .filter(|pod| names::owner(&pod.metadata, instance).as_ref() == Some(uid))
+            .min_by_key(|pod| pod.metadata.deletion_timestamp.is_some())
+    }
+
+    /// Whether a pod or claim with this uid of its own is there.
+    pub(super) fn holds(&self, object_uid: &str) -> bool {
+        let is = |uid: Option<&String>| uid.is_some_and(|uid| uid == object_uid);
+        self.pods().any(|pod| is(pod.metadata.uid.as_ref()))
+            || self.claims().any(|claim| is(claim.metadata.uid.as_ref()))
+    }
+
+    /// How a pod is, with all that is known beside it.
+    pub(super) fn state(&self, pod: &Pod) -> State {
+        let name = pod
+            .spec
+            .iter()
+            .flat_map(|spec| spec.volumes.iter().flatten());
+        let claim = name
+            .filter_map(|volume| volume.persistent_volume_claim.as_ref())
+            .find_map(|volume| self.claims.here.get(&volume.claim_name));
+        let said_of = |uid: Option<&String>| uid.and_then(|uid| self.words.last(uid));
+        let beside = Beside {
+            claim: claim.map(Arc::as_ref),
+            of_pod: said_of(pod.metadata.uid.as_ref()),
+            of_claim: claim.and_then(|claim| said_of(claim.metadata.uid.as_ref())),
+        };
+        state::of(pod, &beside)
+    }
+
+    /// Since when a pod is known.
+    pub(super) fn since(&self, pod: &Pod) -> Option<Instant> {
+        self.since.get(pod.metadata.uid.as_ref()?).copied()
+    }
+
+    /// Why the last pod of a life went, if that was not asked for here.
+    pub(super) fn end(&self, uid: &EnvironmentUid) -> Option<&Reason> {
+        self.ends.get(uid)
+    }
+
+    /// Notes that this process ends a pod: its end needs no reason.
+    pub(super) fn will_end(&mut self, uid: &EnvironmentUid, pod: &Pod) {
+        if let Some(pod_uid) = &pod.metadata.uid {
+            self.ended_here.insert(pod_uid.clone(), uid.clone());
+        }
+        self.ends.remove(uid);
+    }
+
+    fn pod_came(&mut self, pod: &Pod, now: Instant) {
+        if let Some(uid) = &pod.metadata.uid {
+            self.since.entry(uid.clone()).or_insert(now);
+        }
+    }
+
+    fn pod_went(&mut self, pod: &Pod, owner: Option<EnvironmentUid>) {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        self.since.remove(uid);
+        let ended_here = self.ended_here.remove(uid).is_some();
+        if let (Some(owner), false) = (owner, ended_here) {
+            self.ends.insert(owner, went(pod));
+        }
+    }
+}
+
+/// Why a pod that is gone went, by its last state.
+fn went(pod: &Pod) -> Reason {
+    match state::end_of(pod) {
+        reason if reason.code != "exited" => reason,
+        _ => state::pod_deleted(pod),
+    }
+}
+
+impl<K> Shelf<K> {
+    fn new() -> Self {
+        Self {
+            here: BTreeMap::new(),
+            coming: None,
+            trouble: Some("nothing was heard of the API server yet".to_owned()),
+        }
+    }
+}
+
+impl<K: Resource + Clone> Shelf<K> {
+    /// Takes in what the watch says; answers what came or changed, and what went.
+    fn take(&mut self, event: Event<K>) -> (Vec<Arc<K>>, Vec<Arc<K>>) {
+        match event {
+            Event::Apply(object) => {
+                let object = Arc::new(object);
+                self.here.insert(object.name_any(), Arc::clone(&object));
+                (vec![object], Vec::new())
+            }
+            Event::Delete(object) => {
+                self.here.remove(&object.name_any());
+                (Vec::new(), vec![Arc::new(object)])
+            }
+            Event::Init => {
+                self.coming = Some(BTreeMap::new());
+                Default::default()
+            }
+            Event::InitApply(object) => {
+                let coming = self.coming.get_or_insert_default();
+                coming.insert(object.name_any(), Arc::new(object));
+                Default::default()
+            }
+            Event::InitDone => {
+                self.trouble = None;
+                let before =
+                    std::mem::replace(&mut self.here, self.coming.take().unwrap_or_default());
+                let still = |object: &Arc<K>| {
+                    self.here
+                        .get(&object.name_any())
+                        .is_some_and(|now| now.meta().uid == object.meta().uid)
+                };
+                let went = before.into_values().filter(|object| !still(object));
+                let went = went.collect();
+                (self.here.values().cloned().collect(), went)
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn on_pod(&self, event: Result<Event<Pod>, String>) {
+        let known = &mut *self.known();
+        match event {
+            Ok(event) => {
+                let (came, went) = known.pods.take(event);
+                for pod in went {
+                    known.pod_went(&pod, names::owner(&pod.metadata, &self.instance));
+                }
+                for pod in came {
+                    known.pod_came(&pod, self.clock.monotonic());
+                }
+            }
+            Err(why) => known.pods.trouble = Some(why),
+        }
+    }
+
+    fn on_claim(&self, event: Result<Event<PersistentVolumeClaim>, String>) {
+        let known = &mut *self.known();
+        match event {
+            Ok(event) => {
+                let (_, went) = known.claims.take(event);
+                for claim in went {
+                    if let Some(owner) = names::owner(&claim.metadata, &self.instance) {
+                        known.ends.remove(&owner);
+                    }
+                }
+            }
+            Err(why) => known.claims.trouble = Some(why),
+        }
+    }
+
+    fn on_word(&self, event: Result<Event<Word>, String>) {
+        // Without them only the wording of reasons is poorer.
+        if let Ok(event) = event {
+            self.known().words.take(event);
+        }
+    }
+}
+
+/// Follows objects of one kind until the task is dropped.
+async fn follow<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    shared: Arc<Shared>,
+    on: fn(&Shared, Result<Event<K>, String>),
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let mut events = watcher(api, config)
+        .default_backoff()
+        .map_ok(|event| event.modify(|object| object.managed_fields_mut().clear()))
+        .boxed();
+    while let Some(event) = events.next().await {
+        if let Err(error) = &event {
+            tracing::warn!(kind = %K::kind(&()), %error, "the watch broke; it is taken up again");
+        }
+        on(&shared, event.map_err(|error| error.to_string()));
+        shared.changes.send_replace(());
+    }
+}

@@ -53,6 +53,9 @@ use cluster::Cluster;
 
 pub use settings::KubernetesSettings;
 
+/// How long a check waits for the first word of the API server.
+const FIRST_WORD_TIME: Duration = Duration::from_secs(10);
+
 /// Holds environments as pods of a cluster.
 pub struct KubernetesRuntime {
     cluster: Cluster,
@@ -158,6 +161,12 @@ impl Runtime for KubernetesRuntime {
     }
 
     async fn check(&self) -> Result<(), RuntimeError> {
+        // Right after the start the first lists are on their way.
+        let heard = self
+            .cluster
+            .watched
+            .until(|known| known.heard().then_some(()));
+        let _ = tokio::time::timeout(FIRST_WORD_TIME, heard).await;
         match self.cluster.watched.known().trouble() {
             None => Ok(()),
             Some(why) => Err(RuntimeError::Unavailable(format!(

@@ -5,8 +5,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
+use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::program::{Program, id_of, ordinary, processes_with, wait_until};
 
 /// A user of the machine as the kernel writes him into `/proc/PID/status`.
@@ -114,6 +115,38 @@ async fn an_ordinary_user_has_all_of_it() {
     assert!(program.term().success());
 }
 
+/// A service that starts anew has rights over what the one before has just begun to start.
+#[tokio::test]
+async fn the_service_may_be_killed_while_it_creates() {
+    let mut program = Program::start_as_ordinary_user(&[]).await;
+    for millis in [0, 20, 40, 60, 80, 100, 150, 250] {
+        let create = program
+            .client()
+            .post("/v1/environments", &json!({ "id": "env" }))
+            .await
+            .expect(202)
+            .json();
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        program.kill9();
+        program.restart().await;
+        let client = program.client();
+        let created = client.ended(id_of(&create)).await;
+        assert_eq!(
+            created["state"], "succeeded",
+            "after {millis} ms: {created}"
+        );
+        program.folder().note_instance();
+        assert_eq!(client.printed("env", "echo well").await, "well\n");
+        let gone = client
+            .delete("/v1/environments/env")
+            .await
+            .expect(202)
+            .json();
+        assert_eq!(client.ended(id_of(&gone)).await["state"], "succeeded");
+        assert_eq!(program.folder().traces(), [""; 0], "after {millis} ms");
+    }
+}
+
 #[test]
 fn the_doctor_finds_that_environments_can_be_had() {
     let found = ordinary::command(&["doctor"]);
@@ -158,8 +191,8 @@ fn what_is_missing_is_said_with_what_mends_it() {
     assert!(said.contains("runtime.rootless"), "{said}");
 }
 
-#[tokio::test]
-async fn its_data_lies_in_the_users_own_folder() {
+#[test]
+fn its_data_lies_in_the_users_own_folder() {
     let home = tempfile::tempdir().expect("a folder");
     ordinary::give(home.path());
     let mut command: Command = ordinary::prepared(&["config", "show"]);
@@ -170,5 +203,4 @@ async fn its_data_lies_in_the_users_own_folder() {
     let line = format!("# data folder: {}", place.display());
     assert!(text.contains(&line), "{text}");
     assert!(text.contains("rootless = \"auto\""), "{text}");
-    assert_ne!(Value::from(text.as_ref()), Value::Null);
 }

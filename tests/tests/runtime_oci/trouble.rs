@@ -52,6 +52,22 @@ async fn a_missing_runtime_is_named_with_its_remedy() {
 }
 
 #[tokio::test]
+async fn a_runtime_that_cannot_be_used_is_refused_before_it_is() {
+    let bench = Bench::new();
+    let binary = bench.folder().join("gvisor");
+    fs::create_dir_all(bench.folder()).expect("made");
+    fs::write(&binary, "#!/bin/sh\necho runsc version 0.0\n").expect("written");
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).expect("set");
+    let Err(RuntimeError::Unavailable(message)) = open_with(&bench, binary).check().await else {
+        panic!("it cannot work");
+    };
+    assert!(
+        message.contains("runtime.binary to runc or crun"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
 async fn a_runtime_that_fails_is_quoted() {
     let bench = Bench::new();
     let binary = bench.folder().join("fails");

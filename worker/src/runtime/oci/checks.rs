@@ -248,6 +248,13 @@ fn oci_runtime(program: &Program) -> Check {
             ),
             "take a newer runc",
         ),
+        Ok(version) if version.starts_with("runsc ") => Check::missing(
+            about,
+            format!(
+                "{version}: it takes no open descriptors, through which environments are spoken to"
+            ),
+            "set runtime.binary to runc or crun",
+        ),
         Ok(version) => Check::good(about, version),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Check::missing(
             about,

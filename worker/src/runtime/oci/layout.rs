@@ -30,6 +30,9 @@ const MAKING: &str = ".making-";
 /// Beginning of the name of a life that is being deleted.
 const DELETING: &str = ".deleting-";
 
+/// Name of the folder of locks.
+pub(super) const LOCKS: &str = ".locks";
+
 /// The shared folders.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
@@ -83,7 +86,7 @@ impl Layout {
     }
 
     pub(super) fn locks(&self) -> PathBuf {
-        self.folder.join(".locks")
+        self.folder.join(LOCKS)
     }
 
     pub(super) fn ranges(&self) -> PathBuf {

@@ -12,6 +12,7 @@
 //!
 //! Environments outlive the service, and only their namespace's root has any right over them. So a service that finds a
 //! living one joins the namespace that it was started from, which the kernel keeps for as long as anything lives in it.
+//! One that is just being started, by an OCI runtime whose service was killed, is waited for.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -24,7 +25,8 @@ use nix::unistd::{Gid, Uid};
 use shared::ids::EnvironmentUid;
 
 use super::checks;
-use super::layout::Home;
+use super::layout::{Home, LOCKS};
+use super::lock::Lock;
 use super::parent::parent_of;
 use super::process::{FirstProcess, Proof};
 use super::standing::Standing;
@@ -86,6 +88,7 @@ fn namespace_of_the_living(environments: &Path) -> io::Result<Option<OwnedFd>> {
             continue;
         };
         let home = Home::at(environments.join(uid.as_str()));
+        let _lock = Lock::take(&environments.join(LOCKS), uid.as_str())?;
         let proof = Proof::Volume(home.volume());
         let first = FirstProcess::find(&home.pid_file(), &proof)?;
         let users = first.map(|first| first.user_namespace()).transpose()?;

@@ -3,7 +3,7 @@
 //! As root these tests start the service as the user `em-test`, whom `scripts/test` makes; as anybody else, as himself.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::Command;
 use std::time::Duration;
 
@@ -118,8 +118,16 @@ async fn an_ordinary_user_has_all_of_it() {
 /// A service that starts anew has rights over what the one before has just begun to start.
 #[tokio::test]
 async fn the_service_may_be_killed_while_it_creates() {
-    let mut program = Program::start_as_ordinary_user(&[]).await;
-    for millis in [0, 20, 40, 60, 80, 100, 150, 250] {
+    // A slow one, so that it still starts a container when the next service looks for those that live.
+    let folder = tempfile::tempdir().expect("a folder");
+    ordinary::give(folder.path());
+    let slow = folder.path().join("slow-runc");
+    let script = "#!/bin/sh\ncase \" $* \" in *' run '*) sleep 1.5 ;; esac\nexec runc \"$@\"\n";
+    fs::write(&slow, script).expect("written");
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).expect("set");
+    let binary = slow.to_string_lossy();
+    let mut program = Program::start_as_ordinary_user(&[("EM_RUNTIME__BINARY", &binary)]).await;
+    for millis in [0, 100, 500, 1_000, 1_500, 1_600] {
         let create = program
             .client()
             .post("/v1/environments", &json!({ "id": "env" }))

@@ -78,7 +78,8 @@ impl DataFolder {
             .collect()
     }
 
-    /// Everything of its environments that is there: folders, container states, id ranges, cgroups, mounts.
+    /// Everything of its environments that is there: folders, container states, id ranges, cgroups, mounts,
+    /// processes.
     pub fn traces(&self) -> Vec<String> {
         let mut traces = self.lives();
         for folder in [".runc", ".ranges"] {
@@ -95,7 +96,22 @@ impl DataFolder {
         );
         traces.extend(self.cgroups().iter().map(|path| path.display().to_string()));
         traces.extend(self.mounts().iter().map(|path| path.display().to_string()));
+        traces.extend(self.processes().iter().map(|pid| format!("process {pid}")));
         traces
+    }
+
+    /// Living processes that have a volume of it mounted, whatever the service knows of them.
+    fn processes(&self) -> Vec<u32> {
+        let volumes = self.environments();
+        let volumes = volumes.to_string_lossy();
+        let entries = fs::read_dir("/proc").into_iter().flatten();
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|pid: &u32| {
+                let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo"));
+                mounts.is_ok_and(|mounts| mounts.contains(&*volumes))
+            })
+            .collect()
     }
 
     /// The installation's id, as the first environment that was seen tells it.

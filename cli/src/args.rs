@@ -28,6 +28,9 @@ pub(crate) enum Command {
     /// SIGTERM and Ctrl-C finish or hand back what runs, then exit; a second one exits at once. Commands that run in
     /// environments go on, and the next start takes them up again.
     Serve(SettingsArgs),
+    /// Look after the images that environments are made from, whether the service runs or not
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Look at the settings without starting anything
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -43,6 +46,28 @@ pub(crate) enum Command {
     Openapi,
     /// Print the program's version
     Version,
+}
+
+/// What is done with images.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// List the images that are there, the one that was used last first
+    List(SettingsArgs),
+    /// Fetch an image anew; its digest is printed, and new environments get it
+    Pull {
+        /// `debian:12`, `ghcr.io/OWNER/NAME:TAG`, `oci:FOLDER:TAG` or `docker-archive:FILE`
+        reference: String,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// Remove images that no environment stands on and nothing has used for images.unused_days
+    Prune {
+        /// All that no environment stands on
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
 }
 
 /// What is done with the settings.

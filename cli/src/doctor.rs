@@ -8,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use shared::config::{Rootless, RuntimeKind, RuntimeSettings};
+use shared::config::{Rootless, RuntimeKind, Settings};
 use worker::runtime::oci::{Check, Standing, Verdict, of_the_user, of_this_machine, trial};
 
 use crate::args::SettingsArgs;
@@ -20,8 +20,8 @@ use crate::wire::runtime::oci_settings;
 /// Looks at everything and prints it; the exit code is 0 where environments can be had.
 pub(crate) fn run(args: &SettingsArgs) -> Result<ExitCode, Failure> {
     let loaded = args.load()?;
-    let settings = &loaded.settings.runtime;
-    if settings.kind == RuntimeKind::Kubernetes {
+    let settings = &loaded.settings;
+    if settings.runtime.kind == RuntimeKind::Kubernetes {
         return Err(Failure::new(
             "there is nothing to look at on this machine",
             "runtime.kind is kubernetes",
@@ -29,7 +29,8 @@ pub(crate) fn run(args: &SettingsArgs) -> Result<ExitCode, Failure> {
         .advise("start the service: /ready tells whether it sees the cluster"));
     }
     let mut report = Report::default();
-    if rootless::standing()? == Standing::Powerless && settings.rootless != Rootless::False {
+    if rootless::standing()? == Standing::Powerless && settings.runtime.rootless != Rootless::False
+    {
         report.add(of_the_user())?;
         if report.is_hopeless() {
             return report.end();
@@ -46,7 +47,7 @@ pub(crate) fn run(args: &SettingsArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Makes an environment for trial: in the data folder, if there is one, since its file system is what counts.
-fn environment(settings: &RuntimeSettings, data_dir: &Path) -> Result<Check, Failure> {
+fn environment(settings: &Settings, data_dir: &Path) -> Result<Check, Failure> {
     let place = Some(data_dir).filter(|folder| folder.is_dir());
     let place = place.map_or_else(std::env::temp_dir, Path::to_owned);
     let folder = place.join(format!(

@@ -7,6 +7,7 @@ mod args;
 mod config_command;
 mod doctor;
 mod failure;
+mod image_command;
 mod key_file;
 mod print;
 mod roles;
@@ -38,6 +39,7 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         Command::Doctor(settings) => return doctor::run(settings),
         Command::Unshare(args) => return rootless::unshare(&args.command),
         Command::Openapi => openapi()?,
+        Command::Image(command) => image_command::run(command)?,
         Command::Config(ConfigCommand::Check(settings)) => config_command::check(settings)?,
         Command::Config(ConfigCommand::Show(settings)) => config_command::show(settings)?,
         Command::Version => print::line(&format!(

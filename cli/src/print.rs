@@ -1,6 +1,6 @@
 //! Standard output: what a command answers. A reader that has seen enough, such as `head`, is no failure.
 
-use std::io::{ErrorKind, Write, stdout};
+use std::io::{ErrorKind, Write, stderr, stdout};
 
 use crate::failure::Failure;
 
@@ -21,4 +21,10 @@ pub(crate) fn text(text: &str) -> Result<(), Failure> {
 /// Prints a line.
 pub(crate) fn line(line: &str) -> Result<(), Failure> {
     text(&format!("{line}\n"))
+}
+
+/// Prints a line for whoever watches, beside the answer: on standard error. A closed one is nothing that could be
+/// reported.
+pub(crate) fn aside(line: &str) {
+    let _ = writeln!(stderr().lock(), "{line}");
 }

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use shared::config::{Rootless, RuntimeKind, RuntimeSettings};
+use shared::config::{Rootless, RuntimeKind, Settings};
 use worker::runtime::oci::{Standing, enter_namespace};
 
 use crate::failure::Failure;
@@ -13,12 +13,12 @@ use crate::wire::runtime::oci_settings;
 
 /// Makes this process, which must have one thread, what `runtime.rootless` asks for. Whether environments can be made
 /// then is told by the runtime's own check.
-pub(crate) fn settle(settings: &RuntimeSettings, data_dir: &Path) -> Result<(), Failure> {
-    match settings.kind {
+pub(crate) fn settle(settings: &Settings, data_dir: &Path) -> Result<(), Failure> {
+    match settings.runtime.kind {
         RuntimeKind::Oci => {}
         RuntimeKind::Kubernetes => return Ok(()),
     }
-    match (settings.rootless, standing()?) {
+    match (settings.runtime.rootless, standing()?) {
         (Rootless::True, Standing::Root) => Err(Failure::new(
             "runtime.rootless is true",
             "this process is root",

@@ -40,7 +40,7 @@ pub(crate) fn serve(args: &SettingsArgs) -> Result<ExitCode, Failure> {
     let _owned = data_lock(&loaded.data_dir).map_err(|error| Failure::told(&error))?;
     if loaded.settings.worker.concurrency > 0 {
         // Before the first thread: the kernel lets none of many into another namespace.
-        rootless::settle(&loaded.settings.runtime, &loaded.data_dir)?;
+        rootless::settle(&loaded.settings, &loaded.data_dir)?;
     }
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads())

@@ -36,8 +36,7 @@ impl Ports {
         Ok(Self {
             queue: queue::open(&settings.queue, &store),
             blobs: blobs::open(&settings.blobs, data_dir)?,
-            runtime: runtime::open(&settings.runtime, data_dir, instance, Arc::clone(&clock))
-                .await?,
+            runtime: runtime::open(settings, data_dir, instance, Arc::clone(&clock)).await?,
             store,
             clock,
         })

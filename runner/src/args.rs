@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) uid: u32,
     /// Group id of commands and file operations.
     pub(crate) gid: u32,
+    /// `NAME=value` each: the image's variables, defaults of every command.
+    pub(crate) image_env: Vec<OsString>,
     /// A delegated cgroup v2 directory, for the trees of jobs.
     pub(crate) cgroup_fd: Option<RawFd>,
     /// A delegated directory of the memory hierarchy (v1, or the v2 directory again), to count OOM kills by job.
@@ -98,6 +100,7 @@ fn path(
 fn parse_init(mut arguments: impl Iterator<Item = OsString>) -> Result<Settings, ArgsError> {
     let (mut state, mut listen, mut volume, mut uid, mut gid) = (None, None, None, None, None);
     let (mut cgroup_fd, mut memory_cgroup_fd, mut processes) = (None, None, None);
+    let mut image_env = Vec::new();
     while let Some(name) = arguments.next() {
         let mut value = |flag| arguments.next().ok_or(ArgsError::NoValue(flag));
         match name.to_str() {
@@ -107,6 +110,7 @@ fn parse_init(mut arguments: impl Iterator<Item = OsString>) -> Result<Settings,
                 listen = Some(Listen::Fd(number("--listen-fd", value("--listen-fd")?)?));
             }
             Some("--volume") => volume = Some(PathBuf::from(value("--volume")?)),
+            Some("--env") => image_env.push(value("--env")?),
             Some("--uid") => uid = Some(number("--uid", value("--uid")?)?),
             Some("--gid") => gid = Some(number("--gid", value("--gid")?)?),
             Some("--cgroup-fd") => cgroup_fd = Some(number("--cgroup-fd", value("--cgroup-fd")?)?),
@@ -124,6 +128,7 @@ fn parse_init(mut arguments: impl Iterator<Item = OsString>) -> Result<Settings,
         volume: volume.ok_or(ArgsError::Missing("--volume"))?,
         uid: uid.ok_or(ArgsError::Missing("--uid"))?,
         gid: gid.ok_or(ArgsError::Missing("--gid"))?,
+        image_env,
         cgroup_fd,
         memory_cgroup_fd,
         processes,
@@ -162,12 +167,14 @@ mod tests {
         ];
         let words = [&words[..], &["--cgroup-fd", "4", "--memory-cgroup-fd", "5"]].concat();
         let words = [&words[..], &["--processes", "64"]].concat();
+        let words = [&words[..], &["--env", "A=b=c", "--env", "D="]].concat();
         let expected = Settings {
             state: "/s".into(),
             listen: Listen::Fd(3),
             volume: "/app".into(),
             uid: 1000,
             gid: 100,
+            image_env: vec!["A=b=c".into(), "D=".into()],
             cgroup_fd: Some(4),
             memory_cgroup_fd: Some(5),
             processes: Some(64),

@@ -67,6 +67,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
         gid: settings.gid,
         can_switch,
         volume: settings.volume.clone(),
+        image_env: settings.image_env.clone(),
         open_files,
         cgroups,
         spare: Spare::default(),

@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{Runner, attach, code, env, user};
+use std::process::Command;
+
+use common::{Runner, attach, code, env, init_arguments, new_home, program, user};
 use runner::proto::job_record::Exit;
 use runner::proto::seal_reply::Fate;
 use runner::proto::start_error::Kind;
@@ -50,6 +52,43 @@ async fn a_signal_is_told_apart_from_a_code() {
     assert_eq!(finished.record.exit, Some(Exit::Signal(40)));
     let finished = runner.run_shell("coded", "exit 137").await;
     assert_eq!(finished.record.exit, Some(Exit::Code(137)));
+}
+
+#[tokio::test]
+async fn the_images_variables_are_below_the_requests_and_above_the_defaults() {
+    let home = new_home();
+    let mut command = Command::new(program());
+    command.args(init_arguments(home.path(), user()));
+    for variable in [
+        "PATH=/bin:/usr/bin",
+        "HOME=/nowhere",
+        "USER=of-the-image",
+        "A=image=1",
+        "B=image",
+    ] {
+        command.args(["--env", variable]);
+    }
+    let mut runner = Runner::start_command(home, &mut command).await;
+    let mut request = runner.argv("env", &["env", "-0"]);
+    request.env = env(&[("B", "request")]);
+    let text = runner.run(request).await.text();
+    let seen: Vec<&str> = text.split_terminator('\0').collect();
+    let home = format!("HOME={}", runner.volume().display());
+    for expected in [
+        "A=image=1",
+        "B=request",
+        "PATH=/bin:/usr/bin",
+        "LANG=C.UTF-8",
+        &home,
+    ] {
+        assert!(seen.contains(&expected), "{expected}: {seen:?}");
+    }
+    // The last is the user's own name.
+    assert!(seen.iter().any(|entry| entry.starts_with("USER=")));
+    assert!(
+        !seen.contains(&"USER=of-the-image") && seen.len() == 6,
+        "{seen:?}"
+    );
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cidr::Cidr;
 use crate::resources::{ByteSize, Cpu};
 
 /// Everything that can be set.
@@ -47,6 +48,10 @@ pub struct Settings {
     pub blobs: BlobSettings,
     /// What holds environments.
     pub runtime: RuntimeSettings,
+    /// Which images can be had.
+    pub images: ImageSettings,
+    /// What an environment with a network may reach.
+    pub network: NetworkSettings,
     /// What an environment and a command may use.
     pub limits: LimitSettings,
     /// How jobs are taken.
@@ -279,6 +284,59 @@ impl Default for RuntimeSettings {
             start_seconds: 600,
         }
     }
+}
+
+/// Section `images`: images that are not this machine's own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImageSettings {
+    /// Registries that may be asked; `*` for all.
+    pub registries: Vec<String>,
+    /// Registries that are spoken to without TLS.
+    pub plain_http: Vec<String>,
+    /// The file with the credentials for registries, as `skopeo login` writes it.
+    pub auth_file: Option<PathBuf>,
+    /// Folders below which callers may name layouts and archives.
+    pub folders: Vec<PathBuf>,
+    /// Bytes of an image at most, packed and unpacked.
+    pub max_bytes: ByteSize,
+    /// Seconds that fetching, and then unpacking, may take.
+    pub pull_timeout_seconds: u64,
+    /// Days without use after which an image is removed.
+    pub unused_days: u32,
+}
+
+impl Default for ImageSettings {
+    fn default() -> Self {
+        Self {
+            registries: [
+                "docker.io",
+                "gcr.io",
+                "ghcr.io",
+                "mcr.microsoft.com",
+                "public.ecr.aws",
+                "quay.io",
+            ]
+            .map(str::to_owned)
+            .into(),
+            plain_http: Vec::new(),
+            auth_file: None,
+            folders: Vec::new(),
+            max_bytes: ByteSize(10 << 30),
+            pull_timeout_seconds: 900,
+            unused_days: 14,
+        }
+    }
+}
+
+/// Section `network`: exceptions to what an environment with egress `internet` may reach.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkSettings {
+    /// Private networks that may be reached all the same; never the machine itself.
+    pub allowed: Vec<Cidr>,
+    /// Networks of the internet that may not be reached.
+    pub denied: Vec<Cidr>,
 }
 
 /// Section `limits`.

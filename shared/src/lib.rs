@@ -9,6 +9,7 @@
 
 pub mod admission;
 pub mod artifact;
+pub mod cidr;
 pub mod clock;
 pub mod config;
 pub mod data_dir;

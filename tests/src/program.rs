@@ -191,8 +191,14 @@ impl Program {
 
     /// Runs the program with other arguments, to its end.
     pub fn command(arguments: &[&str]) -> std::process::Output {
+        Self::command_with(arguments, &[])
+    }
+
+    /// The same with variables.
+    pub fn command_with(arguments: &[&str], variables: &[(&str, &str)]) -> std::process::Output {
         Command::new(program())
             .args(arguments)
+            .envs(variables.iter().copied())
             .output()
             .expect("the program runs")
     }

@@ -230,7 +230,7 @@ async fn fields_that_cannot_be_taken_are_named() {
         ),
         (
             create,
-            json!({ "id": "a", "network": { "egress": "internet" } }),
+            json!({ "id": "a", "network": { "egress": "cluster" } }),
             "network.egress",
         ),
         (

@@ -7,6 +7,10 @@ mod bench;
 mod crashes;
 #[path = "runtime_oci/escapes.rs"]
 mod escapes;
+#[path = "runtime_oci/images.rs"]
+mod images;
+#[path = "runtime_oci/network.rs"]
+mod network;
 #[path = "runtime_oci/outside.rs"]
 mod outside;
 #[path = "runtime_oci/trouble.rs"]

@@ -101,6 +101,7 @@ impl Sweep {
         if thorough {
             told(self.prune().await);
             told(self.clean_staging().await);
+            told(self.context.runtime.tidy().await.map_err(SweepError::from));
         }
         Ok(())
     }

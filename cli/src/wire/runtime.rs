@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use shared::clock::Clock;
-use shared::config::{RuntimeKind, RuntimeSettings};
+use shared::config::{RuntimeKind, RuntimeSettings, Settings};
 use shared::ids::InstanceId;
 use shared::ports::Runtime;
 use worker::runtime::kubernetes::access::{self, AccessSettings};
@@ -15,12 +15,12 @@ use crate::failure::Failure;
 
 /// Opens the runtime that `runtime.kind` names. It holds what carries this instance's id and leaves all else alone.
 pub(crate) async fn open(
-    settings: &RuntimeSettings,
+    settings: &Settings,
     data_dir: &Path,
     instance: InstanceId,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<dyn Runtime>, Failure> {
-    match settings.kind {
+    match settings.runtime.kind {
         RuntimeKind::Oci => {
             let oci = oci_settings(settings, data_dir);
             let runtime =
@@ -28,10 +28,10 @@ pub(crate) async fn open(
             Ok(Arc::new(runtime))
         }
         RuntimeKind::Kubernetes => {
-            let access = access::connect(&access_settings(settings))
+            let access = access::connect(&access_settings(&settings.runtime))
                 .await
                 .map_err(|error| Failure::told(&error))?;
-            let kubernetes = KubernetesSettings::new(settings);
+            let kubernetes = KubernetesSettings::new(&settings.runtime);
             Ok(Arc::new(KubernetesRuntime::open(
                 access, kubernetes, instance, clock,
             )))
@@ -50,9 +50,11 @@ fn access_settings(settings: &RuntimeSettings) -> AccessSettings {
 }
 
 /// What the OCI adapter needs to know.
-pub(crate) fn oci_settings(settings: &RuntimeSettings, data_dir: &Path) -> OciSettings {
+pub(crate) fn oci_settings(settings: &Settings, data_dir: &Path) -> OciSettings {
     OciSettings {
-        binary: settings.binary.clone(),
+        binary: settings.runtime.binary.clone(),
+        images: settings.images.clone(),
+        network: settings.network.clone(),
         ..OciSettings::new(data_dir.join("environments"))
     }
 }

@@ -3,6 +3,7 @@
 //! Starting a program takes longer than all else in a start, so one supervisor is always started ahead and waits for
 //! its job.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -24,6 +25,8 @@ pub(crate) struct Launcher {
     /// This process may become other users.
     pub(crate) can_switch: bool,
     pub(crate) volume: PathBuf,
+    /// The variables of the image, `NAME=value` each: defaults of every command.
+    pub(crate) image_env: Vec<OsString>,
     /// The soft limit of open files that this process was started with.
     pub(crate) open_files: u64,
     pub(crate) cgroups: Cgroups,

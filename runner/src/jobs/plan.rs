@@ -1,5 +1,7 @@
 //! From a start request to what is to run: everything that is decided before there is a process.
 
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -86,19 +88,25 @@ impl Launcher {
         }
     }
 
+    /// The request's variables, over HOME and USER, over the image's, over defaults.
     fn env(&self, request: &StartRequest, user: &User) -> Result<Vec<Vec<u8>>, Refusal> {
-        let home = self.volume.as_os_str().as_encoded_bytes();
-        let defaults: [(&str, &[u8]); 4] = [
-            ("PATH", DEFAULT_PATH.as_bytes()),
-            ("HOME", home),
-            ("USER", user.name.as_bytes()),
-            ("LANG", b"C.UTF-8"),
-        ];
-        let unset = defaults
+        let mut inherited: BTreeMap<&[u8], &[u8]> = BTreeMap::from([
+            (&b"PATH"[..], DEFAULT_PATH.as_bytes()),
+            (b"LANG", b"C.UTF-8"),
+        ]);
+        inherited.extend(self.image_env.iter().filter_map(|variable| {
+            let bytes = variable.as_bytes();
+            let equals = bytes.iter().position(|byte| *byte == b'=')?;
+            Some((bytes.get(..equals)?, bytes.get(equals + 1..)?))
+        }));
+        inherited.insert(b"HOME", self.volume.as_os_str().as_bytes());
+        inherited.insert(b"USER", user.name.as_bytes());
+        for name in request.env.keys() {
+            inherited.remove(name.as_bytes());
+        }
+        let mut env: Vec<Vec<u8>> = inherited
             .into_iter()
-            .filter(|(name, _)| !request.env.contains_key(*name));
-        let mut env: Vec<Vec<u8>> = unset
-            .map(|(name, value)| [name.as_bytes(), b"=", value].concat())
+            .map(|(name, value)| [name, b"=", value].concat())
             .collect();
         let mut bytes = 0;
         for (name, value) in &request.env {

@@ -37,6 +37,7 @@ impl Layers {
     pub(super) fn put_text(&mut self, key: &str, text: &str, origin: Origin) {
         let value = match keys::known().get(key) {
             Some(serde_json::Value::Number(_)) => text.parse().map(Value::Integer).ok(),
+            Some(serde_json::Value::Array(_)) => Some(list(text)),
             _ => Some(Value::String(text.to_owned())),
         };
         match value {
@@ -96,6 +97,18 @@ fn deserialize<'a>(
         }
     }
     Value::Table(sections).try_into()
+}
+
+/// A list as variables have it: with commas between its parts.
+fn list(text: &str) -> Value {
+    let parts = text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty());
+    parts
+        .map(|part| Value::String(part.to_owned()))
+        .collect::<Vec<_>>()
+        .into()
 }
 
 /// A message of the parser without its line breaks.

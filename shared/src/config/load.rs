@@ -201,6 +201,31 @@ mod tests {
     }
 
     #[test]
+    fn a_list_is_written_with_commas_in_a_variable() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let variables = [
+            ("EM_IMAGES__REGISTRIES", "a.example, b.example:5000,"),
+            ("EM_NETWORK__ALLOWED", "10.1.0.0/16"),
+        ];
+        let settings = load(&sources(&folder, "", &variables))
+            .expect("loads")
+            .settings;
+        assert_eq!(settings.images.registries, ["a.example", "b.example:5000"]);
+        let allowed: Vec<_> = settings
+            .network
+            .allowed
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(allowed, ["10.1.0.0/16"]);
+        let faults = faults("", &[("EM_NETWORK__DENIED", "10.1.0.0/16, moon")]);
+        assert!(
+            faults[0].contains("network.denied") && faults[0].contains("moon"),
+            "{faults:?}"
+        );
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_origin() {
         for (file, variables, expected) in [
             ("[server]\nlistne = 1", &[][..], "server.listne (file "),

@@ -129,6 +129,17 @@ pub trait Runtime: Send + Sync {
     /// What can be asked for.
     fn offer(&self) -> RuntimeOffer;
 
+    /// Gets what the next create or start of the environment takes long to get: its image. It may be dropped at any
+    /// point, and leaves nothing half-done. A runtime that fetches images by itself has nothing to do.
+    async fn fetch(&self, _placement: &Placement, _heard: &Heard) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    /// Removes what no environment has needed for a long time. Called now and then, by one worker.
+    async fn tidy(&self) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
     /// Makes the volume, if it is not there yet, and starts the container on it. Repeatable: what is there of the same
     /// life is kept. Returns once PID 1 was started, or will be without anything more being asked: [`Runtime::started`]
     /// waits for that. It may not answer yet.

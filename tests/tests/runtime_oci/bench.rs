@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use shared::clock::SystemClock;
+use shared::config::{ImageSettings, NetworkSettings};
 use shared::ids::{EnvironmentUid, InstanceId};
 use shared::ports::Runtime;
 use tempfile::TempDir;
@@ -23,11 +24,24 @@ pub(crate) struct Bench {
     binary: &'static str,
     pub(crate) instance: InstanceId,
     foreign: InstanceId,
+    pub(crate) images: ImageSettings,
+    pub(crate) network: NetworkSettings,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
         Self::below("data")
+    }
+
+    /// With images from this folder.
+    pub(crate) fn with_images(folder: &Path) -> Self {
+        let images = ImageSettings {
+            folders: vec![folder.to_owned()],
+            ..ImageSettings::default()
+        };
+        let mut bench = Self::new();
+        bench.images = images;
+        bench
     }
 
     /// With the data folder at this place below a temporary folder.
@@ -38,6 +52,8 @@ impl Bench {
             binary: "runc",
             instance: InstanceId::from_random(rand::random()),
             foreign: InstanceId::from_random(rand::random()),
+            images: ImageSettings::default(),
+            network: NetworkSettings::default(),
         }
     }
 
@@ -48,9 +64,14 @@ impl Bench {
         bench
     }
 
+    /// The data folder.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.kept.path().join(&self.below)
+    }
+
     /// The folder of environments.
     pub(crate) fn folder(&self) -> PathBuf {
-        self.kept.path().join(&self.below).join("environments")
+        self.data().join("environments")
     }
 
     /// The folder of one life.
@@ -66,6 +87,8 @@ impl Bench {
     fn open_as(&self, instance: &InstanceId) -> OciRuntime {
         let settings = OciSettings {
             binary: self.binary.into(),
+            images: self.images.clone(),
+            network: self.network.clone(),
             ..OciSettings::new(self.folder())
         };
         OciRuntime::open(&settings, instance.clone(), Arc::new(SystemClock)).expect("opens")

@@ -15,6 +15,9 @@ use crate::reach::Backoff;
 /// How long a runtime that is down is tried.
 const RUNTIME_TIME: Duration = Duration::from_secs(120);
 
+/// Between two words on how far a fetch is: each is a write to the store.
+const TELLING_TIME: Duration = Duration::from_secs(1);
+
 /// How long PID 1 may take to answer once its container was started.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
@@ -28,10 +31,10 @@ pub(crate) async fn run(task: &Task, how: How) -> End {
     if let Some(request) = task.requested_cancel().await {
         return cancelled(request);
     }
-    // Not interrupted by a cancel: what follows it, a delete, must not meet a container that is still being made.
     let started = match start(task, how).await {
-        Ok(started) => started,
-        Err(error) => return failed(reason_of(&error)),
+        Ok(Ok(started)) => started,
+        Ok(Err(error)) => return failed(reason_of(&error)),
+        Err(request) => return cancelled(request),
     };
     tokio::select! {
         answer = started_and_answered(task) => match answer {
@@ -42,7 +45,8 @@ pub(crate) async fn run(task: &Task, how: How) -> End {
     }
 }
 
-async fn start(task: &Task, how: How) -> Result<Started, RuntimeError> {
+/// Starts the container, or answers the request that cancels it meanwhile.
+async fn start(task: &Task, how: How) -> Result<Result<Started, RuntimeError>, CancelRequest> {
     let placement = placement(task);
     let runtime = &task.context.runtime;
     // Whatever answered before this start is not what will answer after it.
@@ -50,15 +54,21 @@ async fn start(task: &Task, how: How) -> Result<Started, RuntimeError> {
     let until = task.context.clock.monotonic() + RUNTIME_TIME;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        let tried = match how {
-            How::Create => runtime.create(&placement).await,
-            How::Start => start_afresh(task, &placement).await,
+        let fetched = tokio::select! {
+            fetched = fetch(task, &placement) => fetched,
+            request = task.cancelled() => return Err(request),
+        };
+        // Not interrupted by a cancel: what follows it, a delete, must not meet a container that is still being made.
+        let tried = match (fetched, how) {
+            (Err(error), _) => Err(error),
+            (Ok(()), How::Create) => runtime.create(&placement).await,
+            (Ok(()), How::Start) => start_afresh(task, &placement).await,
         };
         match tried {
             Err(RuntimeError::Unavailable(why)) if task.context.clock.monotonic() < until => {
                 tracing::warn!(job = %task.at.job, why, "the runtime is not available yet");
             }
-            done => return done,
+            done => return Ok(done),
         }
         backoff.wait().await;
     }
@@ -105,6 +115,26 @@ async fn started(task: &Task) -> Result<(), RuntimeError> {
                 }
             }
         }
+    }
+}
+
+/// Gets the image; the environment's status tells how far it is.
+async fn fetch(task: &Task, placement: &Placement) -> Result<(), RuntimeError> {
+    let (heard, mut hearing) = watch::channel(None);
+    let fetching = task.context.runtime.fetch(placement, &heard);
+    let telling = async {
+        while hearing.changed().await.is_ok() {
+            let said = hearing.borrow_and_update().clone();
+            if let Some(reason) = said {
+                vacate::note(task, reason).await;
+            }
+            tokio::time::sleep(TELLING_TIME).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        fetched = fetching => fetched,
+        () = telling => Ok(()),
     }
 }
 

@@ -117,6 +117,16 @@ impl Cgroups {
         })
     }
 
+    /// Puts a process, and what it will start, into a cgroup of that name, so that it is found again.
+    pub(super) fn join(&self, name: &str, pid: u32) -> io::Result<()> {
+        for mount in self.unified.iter().chain(&self.memory) {
+            let folder = mount.join(name);
+            fs::create_dir_all(&folder)?;
+            fs::write(folder.join("cgroup.procs"), pid.to_string())?;
+        }
+        Ok(())
+    }
+
     /// Kills whatever is in the cgroup of that name and removes it from every hierarchy. Nothing there is success.
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         let until = Instant::now() + PATIENCE;

@@ -10,11 +10,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::cgroup::Cgroups;
-use super::program::Program;
+use super::program::{Program, is_installed};
 use super::ranges;
 use super::settings::OciSettings;
 use super::standing::Standing;
 use super::subordinate::Subordinate;
+use super::{image, network};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +112,8 @@ pub(super) fn of_the_machine(
         user_namespaces(),
         oci_runtime(program),
         limits(standing, cgroups),
+        images(),
+        networks(program),
     ]
 }
 
@@ -299,6 +302,33 @@ fn limits(standing: Standing, cgroups: &Cgroups) -> Check {
         );
     }
     Check::good(about, "memory, processors and processes, by cgroups")
+}
+
+fn images() -> Check {
+    let about = "images";
+    let missing: Vec<&str> = image::PROGRAMS
+        .into_iter()
+        .filter(|program| !is_installed(program))
+        .collect();
+    if missing.is_empty() {
+        return Check::good(about, "images can be fetched and unpacked");
+    }
+    Check::lacking(
+        about,
+        format!(
+            "only the image `host` can be had without {}",
+            missing.join(" and ")
+        ),
+        format!("apt-get install {}", missing.join(" ")),
+    )
+}
+
+fn networks(program: &Program) -> Check {
+    let about = "network";
+    match network::lacking(program) {
+        None => Check::good(about, "environments that ask for it reach the internet"),
+        Some((says, mend)) => Check::lacking(about, says, mend),
+    }
 }
 
 /// Where a program is, as this process would start it.

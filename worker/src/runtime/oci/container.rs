@@ -2,21 +2,27 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use shared::environment::Egress;
 use shared::ids::EnvironmentUid;
 use shared::ports::{Placement, RuntimeError, Started};
 
 use super::cgroup::Delegated;
 use super::fault::unavailable;
 use super::host::Host;
-use super::launch::{Launch, STAGE, launch};
-use super::layout::Layout;
+use super::launch::{Connection, Launch, launch};
+use super::layout::{Home, Layout};
 use super::lock::Lock;
+use super::network::{self, Helper, NAME_SERVER, Network};
 use super::process::FirstProcess;
 use super::record::Record;
+use super::remove::remove_tree;
 use super::spec::{Container, LISTEN_FD};
+use super::stage::STAGE;
 use super::{files, socket};
 
 /// How long a killed PID 1 may take to be gone with all its processes.
@@ -64,7 +70,6 @@ impl Host {
 
     /// Makes all that the OCI runtime needs to start the container.
     fn prepare(&self, placement: &Placement, record: &Record, lock: &Lock) -> io::Result<Launch> {
-        let skeleton = self.skeletons.get()?;
         let home = self.layout.home(&placement.uid);
         let cgroup = self.layout.cgroup(&placement.uid);
         let Delegated { unified, memory } = self.cgroups.delegate(&cgroup, record.first_host_id)?;
@@ -75,14 +80,25 @@ impl Host {
             number
         };
         let (cgroup_fd, memory_fd) = (inherit(unified), inherit(memory));
+        let network = self.connection(placement, &home)?;
+        // PID 1 needs no number for it: it only has to hold it.
+        let network = network.map(|(connection, held)| {
+            inherited.push(held);
+            connection
+        });
+        let mut ground = self.ground(&home, record)?;
+        if network.is_some() {
+            ground.binds.push(name_server(&home)?);
+        }
         let config = Container {
             record,
             resources: &placement.spec.resources,
-            skeleton,
+            ground: &ground,
             root: STAGE.as_ref(),
             runner: &self.runner,
             volume: &home.volume(),
             state: &home.runner_state(),
+            is_isolated: network.is_none(),
             cgroup: (!self.standing.is_namespace()).then_some(cgroup.as_str()),
             cgroup_fd,
             memory_fd,
@@ -95,10 +111,32 @@ impl Host {
             bundle: home.bundle(),
             pid_file: home.pid_file(),
             log: home.log(),
-            root: skeleton.root.clone(),
+            root: ground.tree,
             inherited,
+            network,
             lock: lock.share()?,
         })
+    }
+
+    /// The network that was asked for, and what PID 1 must hold of it.
+    fn connection(
+        &self,
+        placement: &Placement,
+        home: &Home,
+    ) -> io::Result<Option<(Connection, OwnedFd)>> {
+        if placement.spec.egress != Egress::Internet {
+            return Ok(None);
+        }
+        let network = Network::make(&self.network, &home.known_addresses())?;
+        let (helper, held) = Helper::new()?;
+        let connection = Connection {
+            network,
+            helper,
+            log: home.bundle().join("network.log"),
+            cgroup: self.layout.network_cgroup(&placement.uid),
+            cgroups: self.cgroups.clone(),
+        };
+        Ok(Some((connection, held)))
     }
 
     /// Kills PID 1, and returns when it is gone with all its processes.
@@ -119,6 +157,24 @@ impl Host {
         }
     }
 
+    /// Tells the networks of running environments the machine's addresses of now. One that cannot be told is tried at
+    /// the next round.
+    pub(super) fn refresh_networks(&self) -> Result<(), RuntimeError> {
+        for holding in self.list()?.iter().filter(|holding| holding.alive) {
+            let known = self.layout.home(&holding.uid).known_addresses();
+            let refreshed = match self.first(&holding.uid)? {
+                Some(first) if known.exists() => first.network().and_then(|namespace| {
+                    namespace.map_or(Ok(()), |namespace| network::refresh(namespace, &known))
+                }),
+                _ => continue,
+            };
+            if let Err(error) = refreshed {
+                tracing::warn!(uid = %holding.uid, %error, "a network does not know the machine's addresses");
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn clear_own(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
         match self.own(uid)? {
             Some(_) => self.clear(uid),
@@ -133,10 +189,13 @@ impl Host {
         self.program
             .delete(&Layout::container(uid))
             .and_then(|()| self.cgroups.remove(&self.layout.cgroup(uid)))
+            .and_then(|()| self.cgroups.remove(&self.layout.network_cgroup(uid)))
+            .and_then(|()| files::absent(fs::remove_file(home.known_addresses())))
             .and_then(|()| files::absent(fs::remove_file(home.pid_file())))
             .and_then(|()| files::absent(fs::remove_file(home.ending())))
             .and_then(|()| files::absent(fs::remove_file(home.boot())))
             .and_then(|()| socket::remove(home.folder()))
+            .and_then(|()| remove_tree(&home.layer()))
             .map_err(unavailable("the container cannot be removed"))
     }
 }
@@ -144,6 +203,14 @@ impl Host {
 /// Names this start of the machine.
 pub(super) fn boot() -> io::Result<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
+}
+
+/// The file that tells where names are answered, and its place.
+fn name_server(home: &Home) -> io::Result<(PathBuf, PathBuf)> {
+    let file = home.bundle().join("resolv.conf");
+    let text = format!("nameserver {NAME_SERVER}\n");
+    files::write_whole(&file, text.as_bytes(), 0o644)?;
+    Ok((file, PathBuf::from("/etc/resolv.conf")))
 }
 
 /// Asks PID 1 to end, and waits until it has or the grace is over. It is asked again and again, since the kernel drops a

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::clock::Clock;
+use shared::config::NetworkSettings;
 use shared::environment::{Egress, EnvironmentSpec, Reason};
 use shared::ids::{EnvironmentUid, InstanceId};
 use shared::ports::{Placement, RuntimeError, Sight, Started};
@@ -27,9 +28,11 @@ use super::checks::{self, Check};
 use super::container::{ask_to_end, boot};
 use super::fault::unavailable;
 use super::files;
+use super::image::Images;
 use super::layout::{Home, Layout};
 use super::life::make_folders;
 use super::lock::Lock;
+use super::network;
 use super::process::{FirstProcess, Proof};
 use super::program::Program;
 use super::ranges::Ranges;
@@ -37,9 +40,6 @@ use super::record::Record;
 use super::settings::OciSettings;
 use super::skeleton::Skeletons;
 use super::standing::Standing;
-
-/// The only image there is here.
-const HOST_IMAGE: &str = "host";
 
 /// This machine, as a place for environments.
 pub(super) struct Host {
@@ -50,6 +50,8 @@ pub(super) struct Host {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ranges: Ranges,
     pub(super) skeletons: Skeletons,
+    pub(super) images: Images,
+    pub(super) network: NetworkSettings,
     pub(super) runner: PathBuf,
 }
 
@@ -83,6 +85,8 @@ impl Host {
             ranges: Ranges::new(layout.ranges(), layout.locks(), instance, standing.ids()),
             standing,
             skeletons: Skeletons::begin(layout.images(), layout.locks())?,
+            images: Images::open(layout.data(), settings.images.clone(), Arc::clone(&clock))?,
+            network: settings.network.clone(),
             layout,
             clock,
             runner,
@@ -95,11 +99,11 @@ impl Host {
     }
 
     pub(super) fn create(&self, placement: &Placement) -> Result<Started, RuntimeError> {
-        refuse_what_cannot_be_had(&placement.spec)?;
+        refuse_what_cannot_be_had(&placement.spec, &self.program)?;
         self.locked(&placement.uid, |lock| {
             let record = match self.own(&placement.uid)? {
                 Some(record) => record,
-                None => self.make(placement)?,
+                None => self.make_on_image(placement)?,
             };
             make_folders(&self.layout.home(&placement.uid), &record)
                 .map_err(unavailable("the volume cannot be made"))?;
@@ -108,7 +112,7 @@ impl Host {
     }
 
     pub(super) fn start(&self, placement: &Placement) -> Result<Started, RuntimeError> {
-        refuse_what_cannot_be_had(&placement.spec)?;
+        refuse_what_cannot_be_had(&placement.spec, &self.program)?;
         self.locked(&placement.uid, |lock| {
             let record = self
                 .own(&placement.uid)?
@@ -221,19 +225,18 @@ fn is_of_another_start(home: &Home) -> bool {
     }
 }
 
-fn refuse_what_cannot_be_had(spec: &EnvironmentSpec) -> Result<(), RuntimeError> {
-    if spec.image != HOST_IMAGE {
-        return Err(RuntimeError::ImageNotFound {
-            image: spec.image.clone(),
-            why: format!(
-                "only the image `{HOST_IMAGE}`, this machine's own programs, can be had here"
-            ),
-        });
+fn refuse_what_cannot_be_had(
+    spec: &EnvironmentSpec,
+    program: &Program,
+) -> Result<(), RuntimeError> {
+    match spec.egress {
+        Egress::None => Ok(()),
+        Egress::Internet => match network::lacking(program) {
+            None => Ok(()),
+            Some((says, mend)) => Err(RuntimeError::Unsupported(format!("{says}: {mend}"))),
+        },
+        Egress::Cluster => Err(RuntimeError::Unsupported(
+            "there is no cluster here: ask for egress `none` or `internet`".to_owned(),
+        )),
     }
-    if spec.egress != Egress::None {
-        return Err(RuntimeError::Unsupported(
-            "this runtime gives environments no network: ask for egress `none`".to_owned(),
-        ));
-    }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! worker ── thread in a mount namespace of its own: image bound to STAGE
+//!             ├─ helper of the network, if it has one; then the thread is in that network
 //!             └─ runc run --detach ── init ──▶ PID 1 (session, namespaces, cgroup of its own)
 //!                  │ exits when PID 1 runs
 //! ```
@@ -22,19 +23,18 @@ use std::process::Child;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
-use nix::sched::{CloneFlags, unshare};
-use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use shared::ports::RuntimeError;
 
+use super::cgroup::Cgroups;
 use super::fault::{failed, unavailable};
+use super::network::{Helper, Network};
 use super::process;
 use super::program::Program;
 use super::spec::LISTEN_FD;
+use super::stage::own_mounts;
+use super::tree::Tree;
 
-/// Where the image is mounted while a container is made: a folder that is on every machine, that everybody may pass, and
-/// below which no program, data folder or cgroup can be.
-pub(super) const STAGE: &str = "/sys/bus";
 /// How long the OCI runtime may take. It takes 30 ms; much more means that a disk or the machine stands still.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How much of what the OCI runtime said is repeated in an error, in bytes.
@@ -51,11 +51,37 @@ pub(super) struct Launch {
     /// Where PID 1 and the OCI runtime write what they have to say.
     pub(super) log: PathBuf,
     /// The image's tree.
-    pub(super) root: PathBuf,
+    pub(super) root: Tree,
     /// What PID 1 inherits, as descriptors from [`LISTEN_FD`] on.
     pub(super) inherited: Vec<OwnedFd>,
+    /// The network that it is started in; none where it makes one of its own.
+    pub(super) network: Option<Connection>,
     /// The life's lock.
     pub(super) lock: OwnedFd,
+}
+
+/// A network, and what carries its traffic.
+pub(super) struct Connection {
+    /// The network.
+    pub(super) network: Network,
+    /// What carries it, not started yet.
+    pub(super) helper: Helper,
+    /// Where the helper writes what it has to say.
+    pub(super) log: PathBuf,
+    /// The cgroup of the helper.
+    pub(super) cgroup: String,
+    /// Where that is made.
+    pub(super) cgroups: Cgroups,
+}
+
+impl Connection {
+    /// Starts the helper, and moves the calling thread into the network.
+    fn open(self) -> io::Result<()> {
+        let (cgroups, cgroup) = (self.cgroups, self.cgroup);
+        self.helper
+            .start(&self.network, &self.log, |pid| cgroups.join(&cgroup, pid))?;
+        self.network.enter()
+    }
 }
 
 /// Starts the container; returns when PID 1 runs.
@@ -82,10 +108,14 @@ pub(super) fn launch(program: &Program, launch: Launch) -> Result<(), RuntimeErr
 }
 
 /// The part that runs in a thread of its own: what it does to its mounts ends with it.
-fn run(program: &Program, launch: Launch) -> io::Result<bool> {
+fn run(program: &Program, mut launch: Launch) -> io::Result<bool> {
     own_mounts()?;
+    // Before the image is mounted: the helper must not keep it.
+    if let Some(connection) = launch.network.take() {
+        connection.open()?;
+    }
     program.prepare_mounts()?;
-    mount_bind(&launch.root, STAGE)?;
+    launch.root.mount()?;
     let mut child = spawn(program, launch)?;
     if !waited(&child)? {
         child.kill()?;
@@ -96,16 +126,6 @@ fn run(program: &Program, launch: Launch) -> io::Result<bool> {
         )));
     }
     Ok(child.wait()?.success())
-}
-
-/// Gives the calling thread a mount namespace of its own: what it mounts from now on is nobody else's.
-pub(super) fn own_mounts() -> io::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    mount_change(
-        "/",
-        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
-    )?;
-    Ok(())
 }
 
 fn spawn(program: &Program, launch: Launch) -> io::Result<Child> {
@@ -142,7 +162,7 @@ fn waited(child: &Child) -> io::Result<bool> {
 }
 
 /// The end of what was written into the log.
-fn last_words(log: &Path) -> io::Result<String> {
+pub(super) fn last_words(log: &Path) -> io::Result<String> {
     let mut file = File::open(log)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(LONGEST_WORDS)))?;

@@ -3,20 +3,25 @@
 //! ```text
 //! <data>/bin/em-runner-HASH            the runner, bind-mounted read-only into each environment
 //! <data>/images/host-HASH/             the skeleton of the image `host`
+//! <data>/images/sha256-…, .…           other images: see image/shelf.rs
 //! <data>/environments/                 the folder of the settings
 //!   UID/                               one life, complete as soon as it has this name
 //!     environment.json                 whose it is
+//!     image.json                       which image it stands on, where that is not `host`
 //!     volume/                          /app
+//!     layer/                           what was written on top of the image since the last start
 //!     runner/                          /.em/state
 //!     bundle/config.json               what the OCI runtime is told
 //!     bundle/pid                       made by the OCI runtime when PID 1 runs
 //!     bundle/ending                    there once PID 1 was asked to end
 //!     bundle/boot                      which start of the machine PID 1 runs in
+//!     bundle/known-addresses           the machine's addresses as the rules of its network know them
 //!     runner.sock                      where PID 1 listens
 //!     runner.log                       what PID 1 and the OCI runtime said since the last start
 //!   .making-INSTANCE-UID/              a life that is being made: removed and begun anew
 //!   .deleting-INSTANCE-UID/            a life that is being deleted: never a life again
 //!   .locks/UID                         held while something is done to the life
+//!   .locks/image-KEY                   held while an image is fetched
 //!   .ranges/SLOT.UID.INSTANCE          which range of host uids is whose
 //!   .runc/                             the OCI runtime's own state
 //! ```
@@ -81,6 +86,10 @@ impl Layout {
         self.data.join("bin")
     }
 
+    pub(super) fn data(&self) -> &Path {
+        &self.data
+    }
+
     pub(super) fn images(&self) -> PathBuf {
         self.data.join("images")
     }
@@ -117,6 +126,11 @@ impl Layout {
     /// The OCI runtime's name of the life's container.
     pub(super) fn container(uid: &EnvironmentUid) -> String {
         format!("em-{uid}")
+    }
+
+    /// The name of the cgroup of what carries the life's network.
+    pub(super) fn network_cgroup(&self, uid: &EnvironmentUid) -> String {
+        format!("{}-network", self.cgroup(uid))
     }
 
     /// The name of the life's cgroup, the same in every hierarchy.
@@ -164,6 +178,11 @@ impl Home {
         self.folder.join("bundle")
     }
 
+    /// What the rules of its network know of the machine's addresses; there where it has one.
+    pub(super) fn known_addresses(&self) -> PathBuf {
+        self.bundle().join("known-addresses")
+    }
+
     pub(super) fn pid_file(&self) -> PathBuf {
         self.bundle().join("pid")
     }
@@ -176,6 +195,11 @@ impl Home {
     /// Names the start of the machine in which the container was started.
     pub(super) fn boot(&self) -> PathBuf {
         self.bundle().join("boot")
+    }
+
+    /// What was written outside the volume since the last start, on top of the image.
+    pub(super) fn layer(&self) -> PathBuf {
+        self.folder.join("layer")
     }
 
     pub(super) fn log(&self) -> PathBuf {

@@ -10,14 +10,18 @@ use shared::ports::{Placement, RuntimeError};
 use super::fault::{failed, unavailable};
 use super::files;
 use super::host::Host;
+use super::image::Person;
 use super::layout::Home;
-use super::record::Record;
+use super::record::{LifeImage, Record};
 use super::remove::remove_tree;
-use super::spec::USER;
 
 impl Host {
-    /// Makes the folder of a new life: all of it or nothing.
-    pub(super) fn make(&self, placement: &Placement) -> Result<Record, RuntimeError> {
+    /// Makes the folder of a new life, which stands on the image: all of it or nothing.
+    pub(super) fn make(
+        &self,
+        placement: &Placement,
+        image: Option<&LifeImage>,
+    ) -> Result<Record, RuntimeError> {
         let (home, making) = (
             self.layout.home(&placement.uid),
             self.layout.making(&placement.uid),
@@ -35,10 +39,17 @@ impl Host {
                 tenant: placement.tenant.clone(),
                 environment: placement.environment.clone(),
                 uid: placement.uid.clone(),
-                first_host_id: self.ranges.take(&placement.uid)?,
+                first_host_id: match image {
+                    // In a namespace the ids of an image's files are the ids of its environments.
+                    Some(_) if self.standing.is_namespace() => self.standing.image_ids(),
+                    _ => self.ranges.take(&placement.uid)?,
+                },
                 created_at: self.clock.now(),
             };
             files::folder(making.folder(), 0o700)?;
+            if let Some(image) = image {
+                image.write(making.folder())?;
+            }
             make_folders(&making, &record)?;
             record.write(&making)?;
             fs::rename(making.folder(), home.folder())?;
@@ -64,15 +75,21 @@ impl Host {
 
 /// The folders of a life, where they are not there.
 pub(super) fn make_folders(home: &Home, record: &Record) -> io::Result<()> {
-    let user = record.first_host_id + USER;
+    let first = record.first_host_id;
+    let user = LifeImage::read(home.folder())?.map_or(Person::DEFAULT, |image| image.user);
     for (folder, mode, owner) in [
-        (home.volume(), 0o750, Some(user)),
-        (home.runner_state(), 0o700, Some(record.first_host_id)),
+        (
+            home.volume(),
+            0o750,
+            Some((first + user.uid, first + user.gid)),
+        ),
+        (home.runner_state(), 0o700, Some((first, first))),
         (home.bundle(), 0o700, None),
     ] {
         if !folder.is_dir() {
             files::folder(&folder, mode)?;
-            chown(&folder, owner, owner)?;
+            let (uid, gid) = owner.unzip();
+            chown(&folder, uid, gid)?;
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::files;
 
@@ -26,16 +27,22 @@ impl Lock {
     pub(super) fn take(folder: &Path, name: &str) -> io::Result<Self> {
         let path = folder.join(name);
         loop {
-            let file = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .mode(0o600)
-                .open(&path)?;
+            let file = open(&path)?;
             flock(&file, FlockOperation::LockExclusive)?;
             if is_at(&file, &path)? {
                 return Ok(Self { file, path });
             }
+        }
+    }
+
+    /// The lock `name` of this folder, if nobody else holds it now.
+    pub(super) fn try_take(folder: &Path, name: &str) -> io::Result<Option<Self>> {
+        let path = folder.join(name);
+        let file = open(&path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(is_at(&file, &path)?.then_some(Self { file, path })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -48,6 +55,15 @@ impl Lock {
     pub(super) fn retire(self) -> io::Result<()> {
         files::absent(fs::remove_file(&self.path))
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Whether the open file is still the one of that name: the holder before may have removed it.

@@ -8,7 +8,10 @@
 //!         ├─ checks, trial                    what the machine must have
 //!         ├─ life, container                  the folder and the container of one life
 //!         ├─ layout, record, lock, ranges     what is where, whose it is, one at a time, which host uids
-//!         ├─ skeleton, spec, seccomp          the image `host`, config.json, the system calls
+//!         ├─ ground, skeleton, image          what an environment stands on: this machine's programs, or an image
+//!         ├─ tree, stage, idmap, userns       how that is mounted, and with whose ids
+//!         ├─ network                          what an environment reaches, and what carries it there
+//!         ├─ spec, seccomp                    config.json, the system calls
 //!         ├─ cgroup, launch, program          limits, the start of a container, the OCI runtime's program
 //!         └─ process, socket, remove          PID 1 from outside, the way to it, hostile trees
 //! ```
@@ -26,14 +29,19 @@ mod cgroup;
 mod checks;
 mod container;
 mod fault;
+mod fetch;
 mod files;
+mod ground;
 mod host;
+mod idmap;
+mod image;
 mod launch;
 mod layout;
 mod life;
 mod list;
 mod lock;
 mod namespace;
+mod network;
 mod parent;
 mod process;
 mod program;
@@ -45,9 +53,12 @@ mod settings;
 mod skeleton;
 mod socket;
 mod spec;
+mod stage;
 mod standing;
 mod subordinate;
+mod tree;
 mod trial;
+mod userns;
 
 use std::io;
 use std::sync::Arc;
@@ -59,13 +70,14 @@ use shared::clock::Clock;
 use shared::environment::Egress;
 use shared::ids::{EnvironmentUid, InstanceId};
 use shared::ports::{
-    Holding, Lane, Placement, RunnerIo, Runtime, RuntimeError, RuntimeOffer, Sight, Started,
+    Heard, Holding, Lane, Placement, RunnerIo, Runtime, RuntimeError, RuntimeOffer, Sight, Started,
 };
 
 use fault::unavailable;
 use host::Host;
 
 pub use checks::{Check, Verdict, of_the_user, of_this_machine};
+pub use image::{ImageId, Images, Listed, Progress, PullError};
 pub use namespace::{NamespaceError, enter as enter_namespace};
 pub use settings::{OciSettings, RunnerProgram};
 pub use standing::Standing;
@@ -112,10 +124,28 @@ impl OciRuntime {
 impl Runtime for OciRuntime {
     fn offer(&self) -> RuntimeOffer {
         RuntimeOffer {
-            egress: vec![Egress::None],
+            egress: match network::lacking(&self.host.program).is_none() {
+                true => vec![Egress::None, Egress::Internet],
+                false => vec![Egress::None],
+            },
             default_egress: Egress::None,
             users: true,
         }
+    }
+
+    async fn fetch(&self, placement: &Placement, heard: &Heard) -> Result<(), RuntimeError> {
+        fetch::fetch(Arc::clone(&self.host), placement, heard).await
+    }
+
+    async fn tidy(&self) -> Result<(), RuntimeError> {
+        self.on_host(|host| {
+            let removed = host.images.prune(false);
+            for gone in removed.map_err(unavailable("images cannot be removed"))? {
+                tracing::info!(image = %gone.id, bytes = gone.bytes, "removed an image that nothing used");
+            }
+            host.refresh_networks()
+        })
+        .await
     }
 
     async fn create(&self, placement: &Placement) -> Result<Started, RuntimeError> {

@@ -55,7 +55,16 @@ impl FirstProcess {
 
     /// Its user namespace, open; nothing if it ended meanwhile.
     pub(super) fn user_namespace(&self) -> io::Result<Option<OwnedFd>> {
-        let path = format!("/proc/{}/ns/user", self.pid.as_raw_nonzero());
+        self.namespace("user")
+    }
+
+    /// Its network namespace, open; nothing if it ended meanwhile.
+    pub(super) fn network(&self) -> io::Result<Option<OwnedFd>> {
+        self.namespace("net")
+    }
+
+    fn namespace(&self, kind: &str) -> io::Result<Option<OwnedFd>> {
+        let path = format!("/proc/{}/ns/{kind}", self.pid.as_raw_nonzero());
         let opened = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         // Now it is known whose the number was when the file was opened.
         if self.wait(Some(Duration::ZERO))? {
@@ -66,10 +75,7 @@ impl FirstProcess {
 
     /// Sends a signal. One that has ended meanwhile is no error.
     pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
-        match pidfd_send_signal(&self.descriptor, signal) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        send(&self.descriptor, signal)
     }
 
     /// Waits until it has ended, and with it every process of its namespace; false if `limit` passed before that.
@@ -104,6 +110,13 @@ fn is_mounted_in(process: &str, volume: &Path) -> io::Result<bool> {
     Ok((inside.st_dev, inside.st_ino) == (own.st_dev, own.st_ino))
 }
 
+fn send(process: &OwnedFd, signal: Signal) -> io::Result<()> {
+    match pidfd_send_signal(process, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// A pid as the kernel writes it; nothing where it is none.
 fn pid_of(text: &str) -> Option<Pid> {
     text.trim()
@@ -123,7 +136,7 @@ pub(super) fn kill_member(pid: &str, cgroup: &str) -> io::Result<()> {
     };
     let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero()));
     if cgroups.is_ok_and(|cgroups| is_in(&cgroups, cgroup)) {
-        FirstProcess { pid, descriptor }.signal(Signal::KILL)?;
+        send(&descriptor, Signal::KILL)?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 use rustix::mount::{MountFlags, mount};
 
 use super::files;
-use super::launch::own_mounts;
+use super::stage::own_mounts;
 use super::standing::Standing;
 
 /// The first version without the container breakouts that were published in 2025.
@@ -78,6 +78,12 @@ impl Program {
 
     pub(super) fn binary(&self) -> &Path {
         &self.binary
+    }
+
+    /// Whether it brings a network of its own into its containers, which the machine's rules do not see.
+    pub(super) fn has_its_own_network(&self) -> bool {
+        let name = self.binary.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with("runsc"))
     }
 
     /// A call of it, to be made where [`Self::prepare_mounts`] was.
@@ -159,6 +165,12 @@ impl Program {
         }
         Ok(output.status.success())
     }
+}
+
+/// Whether a program of that name is on the PATH.
+pub(super) fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 /// Whether this is a `runc` of a version with known breakouts. (A distribution may have mended it in its own way.)

@@ -23,8 +23,10 @@ use super::lock::Lock;
 pub(super) const SIZE: u32 = 1 << 16;
 /// The first uid of the first range: above what a machine's own users and their subordinate ids usually have.
 const FIRST: u32 = 1 << 20;
-/// Number of ranges: all below 2^31, since some programs take uids for signed numbers.
-const SLOTS: u32 = ((1 << 31) - FIRST) / SIZE;
+/// Number of ranges of lives: all below 2^31, since some programs take uids for signed numbers, but for the last.
+const SLOTS: u32 = ((1 << 31) - FIRST) / SIZE - 1;
+/// The last range is nobody's: the files of images belong to it on disk.
+pub(super) const IMAGES: u32 = FIRST + SLOTS * SIZE;
 
 /// The ids that there are for environments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,12 +5,15 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shared::ids::{EnvironmentId, EnvironmentUid, InstanceId, TenantId};
 
 use super::files;
+use super::image::{ImageId, Person};
 use super::layout::Home;
 
 /// What `environment.json` says.
@@ -30,25 +33,50 @@ pub(super) struct Record {
     pub(super) created_at: Timestamp,
 }
 
+/// Which image a life stands on, and who its user is: in a file of its own, there before the record is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LifeImage {
+    /// The image.
+    pub(super) id: ImageId,
+    /// Who runs commands and owns the volume.
+    pub(super) user: Person,
+}
+
+impl LifeImage {
+    /// That of the life in this folder; nothing where it stands on this machine's own programs.
+    pub(super) fn read(home: &Path) -> io::Result<Option<Self>> {
+        read(&home.join("image.json"))
+    }
+
+    pub(super) fn write(&self, home: &Path) -> io::Result<()> {
+        let bytes = serde_json::to_vec_pretty(self)?;
+        files::write_whole(&home.join("image.json"), &bytes, 0o600)
+    }
+}
+
 impl Record {
     /// The record of a life; nothing where there is none that can be read.
     pub(super) fn read(home: &Home) -> io::Result<Option<Self>> {
-        match fs::read(home.record()) {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        read(&home.record())
     }
 
     pub(super) fn write(&self, home: &Home) -> io::Result<()> {
         let bytes = serde_json::to_vec_pretty(self)?;
         files::write_whole(&home.record(), &bytes, 0o600)
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }

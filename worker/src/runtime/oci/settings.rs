@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
+use shared::config::{ImageSettings, NetworkSettings};
+
 /// Where the adapter finds its tools and keeps its environments.
 #[derive(Debug, Clone)]
 pub struct OciSettings {
@@ -13,6 +15,10 @@ pub struct OciSettings {
     pub folder: PathBuf,
     /// The program that becomes PID 1.
     pub runner: RunnerProgram,
+    /// Which images can be had, and how.
+    pub images: ImageSettings,
+    /// What environments with a network may reach.
+    pub network: NetworkSettings,
 }
 
 impl OciSettings {
@@ -22,6 +28,8 @@ impl OciSettings {
             binary: PathBuf::from("runc"),
             folder: folder.into(),
             runner: RunnerProgram::embedded(),
+            images: ImageSettings::default(),
+            network: NetworkSettings::default(),
         }
     }
 }

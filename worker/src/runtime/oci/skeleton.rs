@@ -17,14 +17,12 @@ use sha2::{Digest, Sha256};
 
 use super::accounts::Accounts;
 use super::files;
+use super::ground::{HOST_NAME, HOSTS};
 use super::lock::Lock;
 use super::remove::remove_tree;
 
 /// Raised when a skeleton is made in another way from the same machine.
 const VERSION: &str = "1";
-
-/// The host name inside. `/etc/hosts` knows it.
-pub(super) const HOST_NAME: &str = "environment";
 
 /// Mount points and folders.
 const FOLDERS: [&str; 17] = [
@@ -238,10 +236,7 @@ fn make(root: &Path, sources: &[(PathBuf, Metadata)]) -> io::Result<()> {
     for (name, content) in [
         ("passwd", accounts.passwd),
         ("group", accounts.group),
-        (
-            "hosts",
-            format!("127.0.0.1 localhost {HOST_NAME}\n::1 localhost ip6-localhost\n"),
-        ),
+        ("hosts", HOSTS.to_owned()),
         ("hostname", format!("{HOST_NAME}\n")),
         (
             "nsswitch.conf",

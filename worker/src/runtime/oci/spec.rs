@@ -10,12 +10,13 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 use shared::resources::Resources;
 
+use super::ground::{Ground, HOST_NAME};
+use super::image::Person;
 use super::ranges;
 use super::record::Record;
 use super::seccomp;
-use super::skeleton::{HOST_NAME, Skeleton};
 
-/// The uid and gid of commands, inside.
+/// The uid and gid of commands, inside, where the image does not say it.
 pub(super) const USER: u32 = 1000;
 /// All that PID 1 may do beyond its uid.
 const CAPABILITIES: [&str; 3] = ["CAP_SETUID", "CAP_SETGID", "CAP_KILL"];
@@ -65,7 +66,7 @@ pub(super) struct Container<'a> {
     /// Its limits.
     pub(super) resources: &'a Resources,
     /// The image.
-    pub(super) skeleton: &'a Skeleton,
+    pub(super) ground: &'a Ground,
     /// Where the image's tree is while the container is made: somewhere that everybody may reach.
     pub(super) root: &'a Path,
     /// The runner's program.
@@ -74,6 +75,8 @@ pub(super) struct Container<'a> {
     pub(super) volume: &'a Path,
     /// The runner's records.
     pub(super) state: &'a Path,
+    /// Whether it gets a network of its own with nothing in it, and not the one that it is started in.
+    pub(super) is_isolated: bool,
     /// The name of its cgroup in every hierarchy; none where this process may make no cgroups.
     pub(super) cgroup: Option<&'a str>,
     /// The descriptor of its own cgroup of the unified hierarchy in PID 1.
@@ -88,7 +91,7 @@ impl Container<'_> {
         json!({
             "ociVersion": "1.0.2",
             "process": self.process(),
-            "root": {"path": self.root, "readonly": true},
+            "root": {"path": self.root, "readonly": self.ground.is_bare},
             "hostname": HOST_NAME,
             "mounts": self.mounts(),
             "annotations": {
@@ -118,7 +121,10 @@ impl Container<'_> {
                     .flat_map(|number| [flag.to_owned(), number.to_string()]),
             );
         }
-        args.extend(["--uid", &USER.to_string(), "--gid", &USER.to_string()].map(str::to_owned));
+        let Person { uid, gid } = self.ground.user;
+        let variables = self.ground.env.iter();
+        args.extend(variables.flat_map(|variable| ["--env".to_owned(), variable.clone()]));
+        args.extend(["--uid", &uid.to_string(), "--gid", &gid.to_string()].map(str::to_owned));
         if self.cgroup.is_none() {
             // Not as an rlimit of the OCI runtime's: one that sets it before it makes the user namespace would have the
             // kernel count the processes of all environments together.
@@ -155,7 +161,6 @@ impl Container<'_> {
     fn mounts(&self) -> Vec<Value> {
         // As the kernel does by default with the machine's own memory.
         let half = format!("size={}", self.resources.memory.0 / 2);
-        let owner = format!("uid={USER},gid={USER}");
         let mut mounts = vec![
             special("/proc", "proc", "nosuid,nodev,noexec"),
             special("/dev", "tmpfs", "nosuid,noexec,mode=755,size=65536"),
@@ -170,25 +175,16 @@ impl Container<'_> {
                 "tmpfs",
                 &format!("nosuid,nodev,mode=1777,{half}"),
             ),
-            special("/tmp", "tmpfs", &format!("nosuid,nodev,mode=1777,{half}")),
-            special(
-                "/var/tmp",
-                "tmpfs",
-                &format!("nosuid,nodev,mode=1777,{half}"),
-            ),
             special("/run", "tmpfs", "nosuid,nodev,mode=755,size=16777216"),
-            special("/root", "tmpfs", &format!("nosuid,nodev,mode=700,{half}")),
-            special(
-                "/home",
-                "tmpfs",
-                &format!("nosuid,nodev,mode=755,{owner},{half}"),
-            ),
         ];
+        if self.ground.is_bare {
+            mounts.extend(self.places_in_memory(&half));
+        }
         mounts.extend(
-            self.skeleton
+            self.ground
                 .binds
                 .iter()
-                .map(|path| bind(path, path, "ro,nosuid,nodev")),
+                .map(|(from, at)| bind(from, at, "ro,nosuid,nodev")),
         );
         mounts.extend([
             bind(self.volume, Path::new(VOLUME), "rw,nosuid,nodev"),
@@ -198,17 +194,38 @@ impl Container<'_> {
         mounts
     }
 
+    /// Where programs expect to be able to write, on a root that cannot be written to.
+    fn places_in_memory(&self, half: &str) -> [Value; 4] {
+        let Person { uid, gid } = self.ground.user;
+        let everybody = format!("nosuid,nodev,mode=1777,{half}");
+        [
+            special("/tmp", "tmpfs", &everybody),
+            special("/var/tmp", "tmpfs", &everybody),
+            special("/root", "tmpfs", &format!("nosuid,nodev,mode=700,{half}")),
+            special(
+                "/home",
+                "tmpfs",
+                &format!("nosuid,nodev,mode=755,uid={uid},gid={gid},{half}"),
+            ),
+        ]
+    }
+
     fn linux(&self) -> Value {
         let ids = json!([{
             "containerID": 0,
             "hostID": self.record.first_host_id,
             "size": ranges::SIZE,
         }]);
-        let namespaces = ["user", "pid", "network", "ipc", "uts", "mount", "cgroup"];
+        let mut namespaces = vec!["user", "pid", "ipc", "uts", "mount", "cgroup"];
+        namespaces.extend(self.is_isolated.then_some("network"));
+        let namespaces: Vec<Value> = namespaces
+            .iter()
+            .map(|kind| json!({"type": kind}))
+            .collect();
         let mut linux = json!({
             "uidMappings": ids,
             "gidMappings": ids,
-            "namespaces": namespaces.map(|kind| json!({"type": kind})),
+            "namespaces": namespaces,
             "rootfsPropagation": "private",
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,

@@ -57,6 +57,15 @@ impl Standing {
             Self::Root | Self::Powerless => Ids::of_the_machine(),
         }
     }
+
+    /// The first of the ids that the files of images have on disk. In a namespace they are those of the environments,
+    /// since it may not show files as those of others.
+    pub(super) fn image_ids(self) -> u32 {
+        match self {
+            Self::Namespace(_) => self.ids().first,
+            Self::Root | Self::Powerless => ranges::IMAGES,
+        }
+    }
 }
 
 /// How many ids from 0 on without a gap a namespace has.

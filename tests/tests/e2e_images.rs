@@ -1,0 +1,302 @@
+//! Images through the real program: fetched once, told of while it lasts, gone when it is cut off, refused in words.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::images::{Layout, Registry, Tiny};
+use tests::program::{Client, Program, id_of, processes_with, wait_until};
+
+/// Stands before `skopeo` in the PATH: notes each call, waits while the file `hold` is there, then is the real one.
+struct Gate {
+    folder: TempDir,
+}
+
+impl Gate {
+    fn new() -> Self {
+        let gate = Self {
+            folder: tempfile::tempdir().expect("a folder"),
+        };
+        let here = gate.folder.path().display();
+        let script = format!(
+            "#!/bin/sh\necho call >> {here}/calls\necho begun > begun\n\
+             while [ -e {here}/hold ]; do sleep 0.01; done\nexec /usr/bin/skopeo \"$@\"\n"
+        );
+        let program = gate.folder.path().join("skopeo");
+        fs::write(&program, script).expect("written");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
+        gate
+    }
+
+    fn path(&self) -> String {
+        let path = std::env::var("PATH").expect("a PATH");
+        format!("{}:{path}", self.folder.path().display())
+    }
+
+    fn close(&self) {
+        fs::write(self.folder.path().join("hold"), "").expect("written");
+    }
+
+    fn open(&self) {
+        fs::remove_file(self.folder.path().join("hold")).expect("removed");
+    }
+
+    fn calls(&self) -> usize {
+        let calls = fs::read_to_string(self.folder.path().join("calls"));
+        calls.unwrap_or_default().lines().count()
+    }
+
+    /// What the command line of a program that waits at the gate holds.
+    fn marker(&self) -> String {
+        self.folder.path().join("skopeo").display().to_string()
+    }
+}
+
+async fn started(image: &Layout, gate: &Gate) -> Program {
+    let folder = image.folder().display().to_string();
+    Program::start_with(&[("EM_IMAGES__FOLDERS", &folder), ("PATH", &gate.path())]).await
+}
+
+async fn create(client: &Client, id: &str, image: &str) -> String {
+    let body = json!({"id": id, "image": image});
+    let job = client.post("/v1/environments", &body).await.expect(202);
+    id_of(&job.json()).to_owned()
+}
+
+async fn status(client: &Client, id: &str) -> Value {
+    let path = format!("/v1/environments/{id}");
+    client.get(&path).await.expect(200).json()["status"].clone()
+}
+
+async fn told_of_the_pull(client: &Client, id: &str) {
+    wait_until("the status tells of the pull", async || {
+        let status = status(client, id).await;
+        status["reason"] == "pulling" && status["phase"] == "creating"
+    })
+    .await;
+}
+
+/// What is in the folder of images but images.
+fn leftovers(program: &Program) -> Vec<PathBuf> {
+    let entries = fs::read_dir(program.folder().path().join("images")).expect("a folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let hidden = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(".pulling") || name.starts_with(".removing")
+    };
+    paths.filter(hidden).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_creates_fetch_an_image_once() {
+    let (image, gate) = (Tiny::new().made(), Gate::new());
+    let program = started(&image, &gate).await;
+    let client = program.client();
+    gate.close();
+    let mut jobs = Vec::new();
+    for number in 0..10 {
+        jobs.push(create(&client, &format!("env-{number}"), &image.reference()).await);
+    }
+    for number in 0..10 {
+        told_of_the_pull(&client, &format!("env-{number}")).await;
+    }
+    gate.open();
+    for job in jobs {
+        let job = client.ended(&job).await;
+        assert_eq!(job["state"], "succeeded", "{job}");
+    }
+    assert_eq!(gate.calls(), 1);
+    let status = status(&client, "env-3").await;
+    assert_eq!(
+        (&status["phase"], &status["reason"]),
+        (&json!("running"), &Value::Null)
+    );
+    assert_eq!(leftovers(&program), [""; 0].map(PathBuf::from));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_ends_with_the_service_and_is_begun_anew_by_the_next() {
+    let (image, gate) = (Tiny::new().made(), Gate::new());
+    let mut program = started(&image, &gate).await;
+    let client = program.client();
+    gate.close();
+    let job = create(&client, "env", &image.reference()).await;
+    told_of_the_pull(&client, "env").await;
+    assert_eq!(leftovers(&program).len(), 1);
+    program.kill9();
+    wait_until("the pulling program has ended", async || {
+        processes_with(&gate.marker()).is_empty()
+    })
+    .await;
+    program.restart().await;
+    gate.open();
+    let job = program.client().ended(&job).await;
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert_eq!(leftovers(&program), [""; 0].map(PathBuf::from));
+    assert_eq!(gate.calls(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_pull_left_goes_though_nobody_pulls_again() {
+    let (image, gate) = (Tiny::new().made(), Gate::new());
+    let mut program = started(&image, &gate).await;
+    let client = program.client();
+    gate.close();
+    create(&client, "env", &image.reference()).await;
+    told_of_the_pull(&client, "env").await;
+    client.delete("/v1/environments/env").await;
+    program.kill9();
+    program.restart().await;
+    let client = program.client();
+    wait_until("the environment is gone", async || {
+        client.get("/v1/environments/env").await.status == 404
+            || status(&client, "env").await["phase"] == "deleted"
+    })
+    .await;
+    wait_until("nothing of the pull is left", async || {
+        leftovers(&program).is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_does_not_wait_for_a_pull() {
+    let (image, gate) = (Tiny::new().made(), Gate::new());
+    let program = started(&image, &gate).await;
+    let client = program.client();
+    gate.close();
+    let create = create(&client, "env", &image.reference()).await;
+    told_of_the_pull(&client, "env").await;
+    let delete = client
+        .delete("/v1/environments/env")
+        .await
+        .expect(202)
+        .json();
+    assert_eq!(client.ended(id_of(&delete)).await["state"], "succeeded");
+    assert_eq!(client.ended(&create).await["state"], "cancelled");
+    wait_until("the pull has ended", async || {
+        leftovers(&program).is_empty() && processes_with(&gate.marker()).is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_cannot_be_had_fails_the_create() {
+    let (image, gate) = (Tiny::new().made(), Gate::new());
+    let program = started(&image, &gate).await;
+    let client = program.client();
+    let missing = format!("oci:{}:missing", image.path().display());
+    for (number, (reference, why)) in [
+        (missing.as_str(), "missing"),
+        ("oci:/etc:x", "images.folders"),
+        ("localhost:1/x", "images.registries"),
+        ("not an image", ""),
+        ("Not:An:Image", "not well-formed"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("env-{number}");
+        let body = json!({"id": id, "image": reference});
+        let answer = client.post("/v1/environments", &body).await;
+        if why.is_empty() {
+            answer.expect(422);
+            continue;
+        }
+        let job = client.ended(id_of(&answer.expect(202).json())).await;
+        assert_eq!(job["error"]["code"], "image_not_found", "{job}");
+        let message = job["error"]["message"].as_str().expect("a message");
+        assert!(message.contains(why), "{message}");
+        let data = program.folder().path().display().to_string();
+        assert!(!message.contains(&data), "{message}");
+        let status = status(&client, &id).await;
+        assert_eq!(
+            (&status["phase"], &status["reason"]),
+            (&json!("failed"), &json!("image_not_found"))
+        );
+    }
+    assert_eq!(leftovers(&program), [""; 0].map(PathBuf::from));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_is_asked_once_and_in_clear_only_if_it_may_be() {
+    let (image, registry) = (
+        Tiny::new().set("config.env", "FROM=registry").made(),
+        Registry::start(),
+    );
+    let reference = registry.push(&image, "group/tiny:1");
+    let allowed = ("EM_IMAGES__REGISTRIES", registry.address());
+    let strict = Program::start_with(&[allowed]).await;
+    let client = strict.client();
+    let job = client
+        .ended(&create(&client, "env", &reference).await)
+        .await;
+    assert_eq!(job["error"]["code"], "image_not_found", "{job}");
+    drop(strict);
+
+    let clear = ("EM_IMAGES__PLAIN_HTTP", registry.address());
+    let mut program = Program::start_with(&[allowed, clear]).await;
+    let client = program.client();
+    client
+        .create_from(&json!({"id": "env", "image": reference}))
+        .await;
+    assert_eq!(client.printed("env", "echo $FROM").await, "registry\n");
+    let missing = create(&client, "other", &reference.replace("tiny", "none")).await;
+    let job = client.ended(&missing).await;
+    assert_eq!(job["error"]["code"], "image_not_found", "{job}");
+    // What was fetched needs no registry any more.
+    drop(registry);
+    program.kill9();
+    program.restart().await;
+    let client = program.client();
+    client
+        .create_from(&json!({"id": "again", "image": reference}))
+        .await;
+    assert_eq!(leftovers(&program), [""; 0].map(PathBuf::from));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_are_listed_pulled_and_pruned_while_the_service_runs() {
+    let (image, gate) = (Tiny::new().made(), Gate::new());
+    let program = started(&image, &gate).await;
+    let client = program.client();
+    let run =
+        |arguments: &[&str]| images_command(program.folder().path(), image.folder(), arguments);
+    let (pulled, _) = run(&["pull", &image.reference()]);
+    let id = pulled.trim().to_owned();
+    assert!(id.starts_with("sha256:") && id.len() == 71, "{id}");
+    let short = &id[..19];
+    client
+        .create_from(&json!({"id": "env", "image": image.reference()}))
+        .await;
+    let (listed, _) = run(&["list"]);
+    let row = listed.lines().nth(1).expect("an image");
+    assert!(
+        row.starts_with(short) && row.contains(" yes ") && row.ends_with(&image.reference()),
+        "{listed}"
+    );
+    let (pruned, said) = run(&["prune", "--all"]);
+    assert_eq!((pruned.as_str(), said.as_str()), ("", "0 removed, 0\n"));
+    let delete = client
+        .delete("/v1/environments/env")
+        .await
+        .expect(202)
+        .json();
+    client.ended(id_of(&delete)).await;
+    assert_eq!(run(&["prune"]).0, "", "it was used just now");
+    assert_eq!(run(&["prune", "--all"]).0, pulled);
+    assert_eq!(run(&["list"]).0.lines().count(), 1);
+}
+
+/// Runs `environment-manager image …`; what it printed, and what it said beside that.
+fn images_command(data: &Path, folder: &Path, arguments: &[&str]) -> (String, String) {
+    let (data, folders) = (data.display().to_string(), folder.display().to_string());
+    let arguments = [&["image"], arguments, &["--data-dir", &data]].concat();
+    let output = Program::command_with(&arguments, &[("EM_IMAGES__FOLDERS", &folders)]);
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    let said = text(output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    (text(output.stdout), said)
+}

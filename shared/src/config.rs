@@ -18,11 +18,13 @@ mod load;
 mod place;
 mod show;
 mod variables;
+mod warm;
 
 pub use fault::{ConfigError, Fault, Origin};
 pub use keys::known as known_keys;
 pub use kubernetes::{NodeSelector, PodSecurity, Toleration, Tolerations};
 pub use load::{Loaded, Sources, load};
+pub use warm::{WarmImage, WarmImages};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -390,6 +392,8 @@ pub struct WorkerSettings {
     pub concurrency: u32,
     /// Seconds without a heartbeat after which a worker's jobs are taken over.
     pub lease_seconds: u64,
+    /// Environments that are held ready.
+    pub warm: WarmImages,
 }
 
 impl Default for WorkerSettings {
@@ -397,6 +401,7 @@ impl Default for WorkerSettings {
         Self {
             concurrency: 256,
             lease_seconds: 30,
+            warm: WarmImages::default(),
         }
     }
 }

@@ -11,6 +11,9 @@ mod role;
 #[path = "runtime_kubernetes/trouble.rs"]
 mod trouble;
 
+#[path = "runtime_kubernetes/warm.rs"]
+mod warm;
+
 use tests::conformance::runtime;
 
 #[tokio::test(flavor = "multi_thread")]

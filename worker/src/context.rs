@@ -8,7 +8,7 @@ use shared::clock::Clock;
 use shared::ids::{JobId, WorkerId};
 use shared::job::QueueLane;
 use shared::lease::acting_time;
-use shared::ports::{Blobs, Effects, Queue, Runtime, Store};
+use shared::ports::{Blobs, Effects, Queue, Runtime, Store, Warm};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,6 +31,8 @@ pub(crate) struct Context {
     pub(crate) shutdown_grace: Duration,
     pub(crate) retention: Duration,
     pub(crate) agent_name: String,
+    /// What is held ready.
+    pub(crate) warm: Vec<Warm>,
     /// Stop taking work; finish or hand back.
     pub(crate) soft: CancellationToken,
     /// Drop everything now.
@@ -54,6 +56,8 @@ pub(crate) struct ContextSettings {
     pub(crate) shutdown_grace: Duration,
     pub(crate) retention: Duration,
     pub(crate) agent_name: String,
+    /// What is held ready.
+    pub(crate) warm: Vec<Warm>,
 }
 
 impl Context {
@@ -76,6 +80,7 @@ impl Context {
             shutdown_grace: settings.shutdown_grace,
             retention: settings.retention,
             agent_name: settings.agent_name,
+            warm: settings.warm,
             soft,
             hard,
             jobs: TaskTracker::new(),

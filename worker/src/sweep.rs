@@ -98,12 +98,18 @@ impl Sweep {
         }
         told(self.expire().await);
         told(self.look_after_holdings(thorough).await);
+        told(self.hold_ready().await);
         if thorough {
             told(self.prune().await);
             told(self.clean_staging().await);
             told(self.context.runtime.tidy().await.map_err(SweepError::from));
         }
         Ok(())
+    }
+
+    async fn hold_ready(&self) -> Result<(), SweepError> {
+        let context = &self.context;
+        Ok(context.runtime.keep_warm(&context.warm).await?)
     }
 
     async fn look_after_holdings(&mut self, thorough: bool) -> Result<(), SweepError> {

@@ -1,12 +1,16 @@
 //! One worker from its start to its end.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use shared::clock::Clock;
-use shared::config::Settings;
+use shared::config::{Settings, WarmImage};
+use shared::environment::{Egress, EnvironmentSpec};
 use shared::job::QueueLane;
-use shared::ports::{Blobs, Queue, Runtime, Store, StoreError};
+use shared::ports::{Blobs, Queue, Runtime, Store, StoreError, Warm};
+use shared::resources::Resources;
+use shared::secret::EnvVars;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +32,30 @@ pub struct WorkerDeps {
     pub clock: Arc<dyn Clock>,
 }
 
+/// What is held ready: images as an environment gets them that asks for nothing else.
+fn warm(settings: &Settings, egress: Egress) -> Vec<Warm> {
+    let limits = &settings.limits;
+    let of_image = |warm: &WarmImage| Warm {
+        spec: EnvironmentSpec {
+            image: warm.image.clone(),
+            env: EnvVars::default(),
+            labels: BTreeMap::new(),
+            resources: Resources {
+                cpu: limits.cpu,
+                memory: limits.memory,
+                storage: limits.storage,
+                pids: limits.pids,
+            },
+            egress,
+            workdir: None,
+            ttl_seconds: None,
+            idle_timeout_seconds: None,
+        },
+        count: warm.count,
+    };
+    settings.worker.warm.0.iter().map(of_image).collect()
+}
+
 /// Works until `soft` is cancelled, then finishes or hands back what it holds within `shutdown.grace_seconds`, or drops
 /// it when `hard` is cancelled. Nothing is lost either way.
 ///
@@ -44,6 +72,7 @@ pub async fn run(
         shutdown_grace: Duration::from_secs(settings.shutdown.grace_seconds),
         retention: Duration::from_secs(u64::from(settings.store.retention_days) * 24 * 3600),
         agent_name: settings.registry.agent_name.clone(),
+        warm: warm(settings, deps.runtime.offer().default_egress),
     };
     let context = Context::new(deps, limits, soft.clone(), hard.clone());
     heartbeat::begin(&context).await?;

@@ -35,6 +35,15 @@ pub struct Started {
     pub limits_not_enforced: Vec<String>,
 }
 
+/// What is held ready, so that a create of the same waits for nothing.
+#[derive(Debug, Clone)]
+pub struct Warm {
+    /// What it is. Only image, resources and network count.
+    pub spec: EnvironmentSpec,
+    /// How many.
+    pub count: usize,
+}
+
 /// What a runtime sees of one life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sight {
@@ -152,6 +161,12 @@ pub trait Runtime: Send + Sync {
     /// Waits until the PID 1 of a container that was made has been started, and says what holds it up. An error says why
     /// it will not be started; nothing of it starts later by itself then. It may be dropped at any point.
     async fn started(&self, _placement: &Placement, _heard: &Heard) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    /// Holds this ready and nothing else: makes what is missing and removes what is too much. Asked again and again, by one
+    /// worker. A create takes what fits.
+    async fn keep_warm(&self, _wanted: &[Warm]) -> Result<(), RuntimeError> {
         Ok(())
     }
 

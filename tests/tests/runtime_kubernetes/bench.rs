@@ -46,6 +46,13 @@ impl Bench {
         }
     }
 
+    /// Two adapters of one instance, as two workers have them.
+    pub(crate) async fn open_twice(&self) -> [Arc<dyn Runtime>; 2] {
+        let instance = InstanceId::from_random(rand::random());
+        let one = self.open_as(self.settings(), instance.clone()).await;
+        [one, self.open_as(self.settings(), instance).await]
+    }
+
     /// The adapter for an instance of its own.
     pub(crate) async fn open(&self) -> Arc<dyn Runtime> {
         self.open_with(self.settings()).await
@@ -53,12 +60,20 @@ impl Bench {
 
     /// The adapter with these settings, once it sees the cluster.
     pub(crate) async fn open_with(&self, settings: KubernetesSettings) -> Arc<dyn Runtime> {
+        let instance = InstanceId::from_random(rand::random());
+        self.open_as(settings, instance).await
+    }
+
+    async fn open_as(
+        &self,
+        settings: KubernetesSettings,
+        instance: InstanceId,
+    ) -> Arc<dyn Runtime> {
         let access = AccessSettings {
             kubeconfig: Some(self.kubeconfig.clone()),
             ..AccessSettings::default()
         };
         let access = access::connect(&access).await.expect("a client");
-        let instance = InstanceId::from_random(rand::random());
         let runtime = KubernetesRuntime::open(access, settings, instance, Arc::new(SystemClock));
         until(async || runtime.check().await.is_ok()).await;
         Arc::new(runtime)

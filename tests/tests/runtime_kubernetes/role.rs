@@ -13,6 +13,7 @@ use tests::cluster::{Cluster, NO_IMAGE};
 use tests::conformance::runtime::Given;
 
 use super::bench::Bench;
+use super::warm;
 
 const MANIFEST: &str = include_str!("../../../k8s/role.yaml");
 
@@ -37,7 +38,7 @@ async fn nothing_is_refused_and_nothing_is_unused() {
     std::fs::write(&path, kubeconfig.to_string()).unwrap();
 
     bench.use_kubeconfig(&path);
-    use_all(&bench.given().await).await;
+    use_all(&bench, &bench.given().await).await;
 
     // A cluster of another making keeps its record to itself.
     let Some(log) = cluster.audit_log() else {
@@ -55,7 +56,7 @@ async fn nothing_is_refused_and_nothing_is_unused() {
 }
 
 /// Everything that the adapter does.
-async fn use_all(given: &Given) {
+async fn use_all(bench: &Bench, given: &Given) {
     let lodging = given.environment().await;
     lodging.run("echo there > file").await.text();
     lodging.runtime.create(&lodging.placement).await.unwrap();
@@ -68,6 +69,8 @@ async fn use_all(given: &Given) {
     without.placement.spec.image = NO_IMAGE.to_owned();
     without.runtime.create(&without.placement).await.unwrap();
     without.delete().await;
+    warm::ready(bench, given, 1).await;
+    given.environment().await.run("true").await.text();
     given.clear().await;
 }
 

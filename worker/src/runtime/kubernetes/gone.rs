@@ -98,6 +98,18 @@ impl Cluster {
         }
     }
 
+    /// Ends a pod that is still as it was seen.
+    pub(super) async fn end_unless_changed(&self, pod: &Pod) -> Result<(), RuntimeError> {
+        let mut params = only(pod.uid()).grace_period(1);
+        if let Some(preconditions) = &mut params.preconditions {
+            preconditions.resource_version = pod.resource_version();
+        }
+        match self.pods.delete(&pod.name_any(), &params).await {
+            Err(error) if !is_gone(&error) => Err(failed("the pod cannot be ended")(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Asks for a claim's end.
     pub(super) async fn end_claim(
         &self,
@@ -127,7 +139,8 @@ impl Cluster {
 
     /// Deletes the life's pods and claims, and returns when they are gone.
     pub(super) async fn remove(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-        let (pods, claims) = futures::try_join!(self.pods_of(uid), self.claims_of(uid))?;
+        let (pods, mut claims) = futures::try_join!(self.pods_of(uid), self.claims_of(uid))?;
+        claims.extend(self.claims_not_taken(&pods, &claims).await?);
         try_join_all(pods.iter().map(|pod| self.end_pod(uid, pod, AT_ONCE))).await?;
         // A claim stays until no pod uses it, so it can be asked to go now.
         try_join_all(claims.iter().map(|claim| self.end_claim(claim))).await?;

@@ -102,7 +102,7 @@ impl Cluster {
         Ok(found.into_values().collect())
     }
 
-    fn age(&self, metadata: &ObjectMeta) -> u64 {
+    pub(super) fn age(&self, metadata: &ObjectMeta) -> u64 {
         let made = metadata.creation_timestamp.as_ref();
         let now = self.clock.now().as_second();
         made.map_or(0, |made| {

@@ -19,17 +19,35 @@ use super::{names, pod};
 const ATTEMPTS: usize = 5;
 
 impl Cluster {
-    /// The life's claim, made if it is not there; answers its name.
-    pub(super) async fn claim(&self, placement: &Placement) -> Result<String, RuntimeError> {
+    /// The claim of a life that begins: the one that is there, that of a pod that was held ready, else a new one. Answers
+    /// its name.
+    pub(super) async fn volume(&self, placement: &Placement) -> Result<String, RuntimeError> {
+        if let Some(name) = self.claim_there(placement).await? {
+            return Ok(name);
+        }
+        // Whoever took a pod may have died before it took the claim.
+        let taken = match self.pods_of(&placement.uid).await?.into_iter().next() {
+            Some(pod) => Some(pod),
+            None => self.take_warm(placement).await?,
+        };
+        match taken {
+            Some(pod) => self.take_claim(&pod, placement).await,
+            None => self.claim(placement).await,
+        }
+    }
+
+    async fn claim(&self, placement: &Placement) -> Result<String, RuntimeError> {
         for _ in 0..ATTEMPTS {
-            if let Some(name) = self.claim_there(placement).await? {
-                return Ok(name);
-            }
-            let claim = pod::claim(placement, &self.instance, &self.settings);
+            let name = names::claim(&placement.uid);
+            let metadata = names::metadata(name, placement, &self.instance);
+            let claim = pod::claim(metadata, &placement.spec, &self.settings);
             match self.claims.create(&PostParams::default(), &claim).await {
                 Ok(made) => return Ok(made.name_any()),
                 Err(error) if is_taken(&error) => self.is_own_claim(placement).await?,
                 Err(error) => return Err(failed("the claim cannot be made")(error)),
+            }
+            if let Some(name) = self.claim_there(placement).await? {
+                return Ok(name);
             }
         }
         Err(RuntimeError::Unavailable(
@@ -85,7 +103,9 @@ impl Cluster {
             if let Some(found) = self.pod_there(placement).await? {
                 return Ok(found);
             }
-            let pod = pod::pod(placement, &self.instance, &self.settings, claim);
+            let name = names::pod(&placement.uid, placement.generation);
+            let metadata = names::metadata(name, placement, &self.instance);
+            let pod = pod::pod(metadata, &placement.spec, &self.settings, claim);
             match self.pods.create(&PostParams::default(), &pod).await {
                 Ok(made) => return Ok(made),
                 Err(error) if is_taken(&error) => self.is_own_pod(placement).await?,

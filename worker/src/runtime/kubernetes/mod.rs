@@ -4,6 +4,7 @@
 //!  KubernetesRuntime (the port)
 //!    └─ Cluster            the clients, one operation per life at a time
 //!         ├─ make, gone            claim and pod come; pod and claim go, confirmed by the API server
+//!         ├─ warm                  pods that are held ready, and taken
 //!         ├─ start                 how far a start is, and when it is given up
 //!         ├─ watch, words          one watch of all pods, claims and events: lists and reasons cost no request
 //!         ├─ policy                what pods may reach: made once, before the first of them
@@ -32,6 +33,7 @@ mod policy;
 mod settings;
 mod start;
 mod state;
+mod warm;
 mod watch;
 mod words;
 
@@ -45,6 +47,7 @@ use shared::environment::{Egress, Place, Reason};
 use shared::ids::{EnvironmentUid, InstanceId};
 use shared::ports::{
     Heard, Holding, Lane, Placement, RunnerIo, Runtime, RuntimeError, RuntimeOffer, Sight, Started,
+    Warm,
 };
 
 use access::Access;
@@ -103,7 +106,7 @@ impl Runtime for KubernetesRuntime {
 
     async fn create(&self, placement: &Placement) -> Result<Started, RuntimeError> {
         let _turn = self.cluster.turn(&placement.uid).await;
-        let claim = self.cluster.claim(placement).await?;
+        let claim = self.cluster.volume(placement).await?;
         self.pod_on(placement, &claim).await
     }
 
@@ -116,6 +119,10 @@ impl Runtime for KubernetesRuntime {
 
     async fn started(&self, placement: &Placement, heard: &Heard) -> Result<(), RuntimeError> {
         self.cluster.started(placement, heard).await
+    }
+
+    async fn keep_warm(&self, wanted: &[Warm]) -> Result<(), RuntimeError> {
+        self.cluster.keep_warm(wanted).await
     }
 
     async fn stop(&self, uid: &EnvironmentUid, grace: Duration) -> Result<(), RuntimeError> {

@@ -3,6 +3,7 @@
 //! ```text
 //!   claim  em-UID                 labels       uid, instance, part (environment), egress
 //!   pod    em-UID-GENERATION      annotations  id, tenant: they may have capitals, dots and underscores
+//!   both   em-warm-NUMBER         what was held ready keeps its name when it is taken
 //! ```
 
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ pub(super) const UID: &str = "environment-manager/uid";
 pub(super) const INSTANCE: &str = "environment-manager/instance";
 /// The label by which a network policy finds its pods.
 pub(super) const EGRESS: &str = "environment-manager/egress";
+/// The label of a pod and a claim that are held ready: the shape of what they fit.
+pub(super) const WARM: &str = "environment-manager/warm";
 /// The annotation with the caller's name.
 pub(super) const ENVIRONMENT: &str = "environment-manager/environment";
 /// The annotation with the owner.
@@ -37,6 +40,11 @@ pub(super) fn claim(uid: &EnvironmentUid) -> String {
 /// The name of the pod that a lifecycle job makes.
 pub(super) fn pod(uid: &EnvironmentUid, generation: Generation) -> String {
     format!("{PREFIX}{uid}-{}", generation.0)
+}
+
+/// The name of a pod and its claim that are held ready.
+pub(super) fn warm(number: u64) -> String {
+    format!("{PREFIX}warm-{number:016x}")
 }
 
 /// Selects everything of an installation.
@@ -68,6 +76,18 @@ pub(super) fn metadata(name: String, placement: &Placement, instance: &InstanceI
         annotations: Some(BTreeMap::from([
             (ENVIRONMENT.to_owned(), placement.environment.to_string()),
             (TENANT.to_owned(), placement.tenant.to_string()),
+        ])),
+        ..ObjectMeta::default()
+    }
+}
+
+/// What an object that is held ready is marked with.
+pub(super) fn of_nobody(name: String, shape: &str, instance: &InstanceId) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        labels: Some(BTreeMap::from([
+            (WARM.to_owned(), shape.to_owned()),
+            (INSTANCE.to_owned(), instance.to_string()),
         ])),
         ..ObjectMeta::default()
     }

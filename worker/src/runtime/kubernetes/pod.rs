@@ -20,9 +20,9 @@ use k8s_openapi::api::core::v1::{
     VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use shared::config::{self, PodSecurity};
-use shared::ids::InstanceId;
-use shared::ports::Placement;
+use shared::environment::EnvironmentSpec;
 use shared::resources::{Cpu, Resources};
 
 use super::names;
@@ -62,15 +62,15 @@ const DISK_SET_ASIDE: &str = "64Mi";
 /// output that the runner keeps of them.
 const DISK_LEAST: u64 = 10 << 30;
 
-/// The claim of a life.
+/// A claim for the volume of an environment.
 pub(super) fn claim(
-    placement: &Placement,
-    instance: &InstanceId,
+    metadata: ObjectMeta,
+    spec: &EnvironmentSpec,
     settings: &KubernetesSettings,
 ) -> PersistentVolumeClaim {
-    let storage = Quantity(placement.spec.resources.storage.0.to_string());
+    let storage = Quantity(spec.resources.storage.0.to_string());
     PersistentVolumeClaim {
-        metadata: names::metadata(names::claim(&placement.uid), placement, instance),
+        metadata,
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
             resources: Some(VolumeResourceRequirements {
@@ -84,30 +84,28 @@ pub(super) fn claim(
     }
 }
 
-/// The pod that a lifecycle job makes, on the claim of this name.
+/// A pod on the claim of this name.
 pub(super) fn pod(
-    placement: &Placement,
-    instance: &InstanceId,
+    mut metadata: ObjectMeta,
+    spec: &EnvironmentSpec,
     settings: &KubernetesSettings,
     claim: &str,
 ) -> Pod {
-    let name = names::pod(&placement.uid, placement.generation);
-    let mut metadata = names::metadata(name, placement, instance);
     metadata.labels.get_or_insert_default().insert(
         names::EGRESS.to_owned(),
-        names::egress(placement.spec.egress).to_owned(),
+        names::egress(spec.egress).to_owned(),
     );
     Pod {
         metadata,
-        spec: Some(spec(placement, settings, claim)),
+        spec: Some(pod_spec(spec, settings, claim)),
         ..Pod::default()
     }
 }
 
-fn spec(placement: &Placement, settings: &KubernetesSettings, claim: &str) -> PodSpec {
+fn pod_spec(spec: &EnvironmentSpec, settings: &KubernetesSettings, claim: &str) -> PodSpec {
     PodSpec {
-        init_containers: Some(vec![installer(placement, settings)]),
-        containers: vec![environment(placement, settings)],
+        init_containers: Some(vec![installer(spec, settings)]),
+        containers: vec![environment(spec, settings)],
         volumes: Some(vec![
             scratch("runner"),
             scratch("state"),
@@ -150,7 +148,7 @@ fn spec(placement: &Placement, settings: &KubernetesSettings, claim: &str) -> Po
 }
 
 /// Copies the runner to where the environment's container finds it.
-fn installer(placement: &Placement, settings: &KubernetesSettings) -> Container {
+fn installer(spec: &EnvironmentSpec, settings: &KubernetesSettings) -> Container {
     Container {
         name: "install".to_owned(),
         image: Some(settings.runner_image.clone()),
@@ -165,18 +163,18 @@ fn installer(placement: &Placement, settings: &KubernetesSettings) -> Container 
             mount("runner", PROGRAM_FOLDER, false),
             mount("volume", VOLUME, false),
         ]),
-        resources: Some(resources(&placement.spec.resources)),
+        resources: Some(resources(&spec.resources)),
         security_context: Some(security(settings.security)),
         ..Container::default()
     }
 }
 
-fn environment(placement: &Placement, settings: &KubernetesSettings) -> Container {
+fn environment(spec: &EnvironmentSpec, settings: &KubernetesSettings) -> Container {
     let user = user(settings.security).to_string();
     let records = format!("{STATE_FOLDER}/runner");
     Container {
         name: names::CONTAINER.to_owned(),
-        image: Some(placement.spec.image.clone()),
+        image: Some(spec.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         command: Some(words(&[
             PROGRAM, "init", "--state", &records, "--listen", SOCKET, "--volume", HOME, "--uid",
@@ -191,7 +189,7 @@ fn environment(placement: &Placement, settings: &KubernetesSettings) -> Containe
                 ..mount("volume", HOME, false)
             },
         ]),
-        resources: Some(resources(&placement.spec.resources)),
+        resources: Some(resources(&spec.resources)),
         security_context: Some(security(settings.security)),
         // The last words of a runner that could not start are in the pod's status then.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
@@ -276,17 +274,26 @@ fn words(words: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use shared::ports::Placement;
+
     use super::*;
     use crate::runtime::kubernetes::given;
 
+    fn pod_of(placement: &Placement, settings: &KubernetesSettings, claim: &str) -> Pod {
+        let name = names::pod(&placement.uid, placement.generation);
+        let metadata = names::metadata(name, placement, &given::instance());
+        pod(metadata, &placement.spec, settings, claim)
+    }
+
+    fn claim_of(placement: &Placement, settings: &KubernetesSettings) -> PersistentVolumeClaim {
+        let name = names::claim(&placement.uid);
+        let metadata = names::metadata(name, placement, &given::instance());
+        claim(metadata, &placement.spec, settings)
+    }
+
     #[test]
     fn the_pod_of_a_life() {
-        let pod = pod(
-            &given::placement(),
-            &given::instance(),
-            &given::settings(),
-            "em-abcdefgh22",
-        );
+        let pod = pod_of(&given::placement(), &given::settings(), "em-abcdefgh22");
         insta::assert_yaml_snapshot!(pod);
     }
 
@@ -306,31 +313,20 @@ mod tests {
             runner_image: "registry.example/environment-manager:1".to_owned(),
             ..given::settings()
         };
-        insta::assert_yaml_snapshot!(pod(
-            &placement,
-            &given::instance(),
-            &settings,
-            "em-of-another-name"
-        ));
-        insta::assert_yaml_snapshot!(claim(&placement, &given::instance(), &settings));
+        insta::assert_yaml_snapshot!(pod_of(&placement, &settings, "em-of-another-name"));
+        insta::assert_yaml_snapshot!(claim_of(&placement, &settings));
     }
 
     #[test]
     fn the_claim_of_a_life() {
-        let claim = claim(&given::placement(), &given::instance(), &given::settings());
-        insta::assert_yaml_snapshot!(claim);
+        insta::assert_yaml_snapshot!(claim_of(&given::placement(), &given::settings()));
     }
 
     #[test]
     fn no_variable_of_the_environment_stands_in_the_pod() {
         let mut placement = given::placement();
         placement.spec.env = serde_json::from_value(serde_json::json!({"TOKEN": "hush"})).unwrap();
-        let pod = pod(
-            &placement,
-            &given::instance(),
-            &given::settings(),
-            "em-abcdefgh22",
-        );
+        let pod = pod_of(&placement, &given::settings(), "em-abcdefgh22");
         let text = serde_json::to_string(&pod).unwrap();
         assert!(!text.contains("hush") && !text.contains("TOKEN"), "{text}");
     }

@@ -261,6 +261,8 @@ impl Sweep {
             return;
         }
         let context = &self.context;
+        // A link that is kept is one to the start that is gone, and nobody may have noticed yet.
+        context.links.forget_all(uid);
         let noted = match context.links.to(uid, incarnation, Lane::Control).await {
             Ok(_) => Ok(()),
             Err(LinkError::OtherIncarnation(link)) => {

@@ -1,6 +1,6 @@
 //! What a program's environments are held on: this machine, or a namespace of a cluster.
 //!
-//! A run with `EM_TEST_RUNTIME=kubernetes` has every test of the program on a cluster whose node is this machine.
+//! A run with `TEST_RUNTIME=kubernetes` has every test of the program on a cluster whose node is this machine.
 
 use std::ffi::OsString;
 
@@ -18,7 +18,7 @@ pub(super) enum Ground {
 impl Ground {
     /// What this run is on.
     pub(super) async fn of_this_run() -> Self {
-        match std::env::var("EM_TEST_RUNTIME").as_deref() {
+        match std::env::var("TEST_RUNTIME").as_deref() {
             Ok("kubernetes") => {
                 let cluster = Cluster::shared().await;
                 Self::Cluster {
@@ -27,7 +27,7 @@ impl Ground {
                 }
             }
             Ok("oci" | "") | Err(_) => Self::Machine,
-            Ok(other) => panic!("EM_TEST_RUNTIME is {other}: oci or kubernetes"),
+            Ok(other) => panic!("TEST_RUNTIME is {other}: oci or kubernetes"),
         }
     }
 

@@ -411,6 +411,18 @@ pub struct Lease {
     pub owner: WorkerId,
     /// The start of the environment's PID 1 in which the job may run; none for lifecycle jobs.
     pub incarnation: Option<Incarnation>,
+    /// Whether somebody held the job in that incarnation before: what it should do may have begun there.
+    #[serde(default)]
+    pub resumed: bool,
+}
+
+/// Whether what a job should do may have begun, as whoever gives it back knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// Nothing of it was sent into the environment.
+    Never,
+    /// It may run, and goes on in its incarnation alone.
+    Perhaps,
 }
 
 /// One unit of work on one environment.
@@ -447,7 +459,7 @@ pub struct Job {
     pub fence: Fence,
     /// Who works on it now.
     pub lease: Option<Lease>,
-    /// The incarnation in which it may have been started; it stays when the lease goes.
+    /// The incarnation in which it may have been started; it stays when the lease goes, unless nothing had begun.
     pub incarnation: Option<Incarnation>,
     /// Asked to end.
     pub cancel: Option<CancelRequest>,
@@ -518,6 +530,7 @@ impl Job {
             return Err(JobRefusal::NotRunnable);
         }
         // A command may have been started in the first lease's incarnation, so a takeover keeps it.
+        let resumed = self.incarnation.is_some();
         let incarnation = self.incarnation.clone().or(incarnation);
         Ok(Self {
             state: JobState::Running,
@@ -526,6 +539,7 @@ impl Job {
             lease: Some(Lease {
                 owner,
                 incarnation: incarnation.clone(),
+                resumed,
             }),
             incarnation,
             started_at: self.started_at.or(Some(now)),
@@ -533,11 +547,16 @@ impl Job {
         })
     }
 
-    /// Gives the job back, to be taken by any worker at once. It does not count as an attempt.
-    pub fn hand_back(&self, fence: Fence) -> Result<Self, JobRefusal> {
+    /// Gives the job back, to be taken by any worker at once. It does not count as an attempt. One that never began is
+    /// bound to no incarnation: the next lease takes the one that it finds.
+    pub fn hand_back(&self, fence: Fence, begun: Begun) -> Result<Self, JobRefusal> {
         self.guard(fence)?;
         Ok(Self {
             lease: None,
+            incarnation: match begun {
+                Begun::Never => None,
+                Begun::Perhaps => self.incarnation.clone(),
+            },
             runnable: true,
             attempts: self.attempts.saturating_sub(1),
             ..self.clone()

@@ -42,7 +42,7 @@ use crate::environment::{Environment, EnvironmentEvent, EnvironmentPatch, Phase}
 use crate::ids::{
     ArtifactId, EnvironmentRef, Fence, Generation, InstanceId, JobId, JobRef, TenantId, WorkerId,
 };
-use crate::job::{CancelRequest, Job, Progress, QueueLane};
+use crate::job::{Begun, CancelRequest, Job, Progress, QueueLane};
 use crate::lease::Beat;
 use crate::output::{Chunk, Offsets};
 use crate::ports::{
@@ -208,11 +208,12 @@ impl Store for SqliteStore {
         &self,
         at: &JobRef,
         fence: Fence,
+        begun: Begun,
         now: Timestamp,
     ) -> Result<Effects, StoreError> {
         let at = at.clone();
         self.writer
-            .commit(move |commit| leases::hand_back(commit, &at, fence, now))
+            .commit(move |commit| leases::hand_back(commit, &at, fence, begun, now))
             .await
     }
 

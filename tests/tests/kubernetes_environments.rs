@@ -119,6 +119,26 @@ async fn an_idle_environment_whose_container_was_started_again_says_so() {
 }
 
 #[tokio::test]
+async fn what_is_asked_of_a_container_that_has_just_been_started_again_is_done() {
+    let Service {
+        client, namespace, ..
+    } = &Service::start().await;
+    client.create("env").await;
+    client.printed("env", "echo old > kept; sync").await;
+    kill_first_process(&pod(namespace).await);
+    let (job, listed, written) = tokio::join!(
+        client.sh("env", "cat kept"),
+        client.list_files("env", &[]),
+        client.put_file("env", "new", "new"),
+    );
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert_eq!(job["result"]["stdout"], "old\n", "{job}");
+    assert_eq!(listed.status, 200, "{}", listed.text());
+    assert_eq!(written.status, 200, "{}", written.text());
+    assert_eq!(client.printed("env", "cat new").await, "new");
+}
+
+#[tokio::test]
 async fn a_pod_that_others_delete_loses_its_commands_and_can_be_started_again() {
     let Service {
         client, namespace, ..

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use shared::environment::Environment;
 use shared::ids::{Fence, JobRef};
-use shared::job::{Job, JobInput, MAX_ATTEMPTS, Outcome};
+use shared::job::{Begun, Job, JobInput, MAX_ATTEMPTS, Outcome};
 use shared::ports::{Completion, Leased};
 
 use crate::context::Context;
@@ -33,9 +33,9 @@ impl Task {
         self.job.fence
     }
 
-    /// Whether somebody held the job before: what it should do may have begun.
+    /// Whether somebody held the job in its incarnation before: what it should do may have begun.
     pub(crate) fn is_resumed(&self) -> bool {
-        self.job.fence > Fence(1)
+        self.job.lease.as_ref().is_some_and(|lease| lease.resumed)
     }
 }
 
@@ -43,8 +43,8 @@ impl Task {
 pub(crate) enum End {
     /// The job has ended.
     Finish(Box<Completion>),
-    /// Another worker may go on.
-    HandBack,
+    /// Another worker may go on, or begin what never began.
+    HandBack(Begun),
     /// This worker must not write any more.
     Dropped,
 }
@@ -80,7 +80,7 @@ pub(crate) async fn execute(context: &Arc<Context>, leased: Leased) {
             distrust::after(&task, &completion.outcome).await;
             finish::finish(&task, *completion).await;
         }
-        Ok(End::HandBack) => finish::hand_back(&task).await,
+        Ok(End::HandBack(begun)) => finish::hand_back(&task, begun).await,
         Ok(End::Dropped) => {
             tracing::info!(job = %task.at.job, "left a job to whoever takes it over")
         }

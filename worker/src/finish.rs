@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runner::proto::ReleaseRequest;
-use shared::job::JobInput;
+use shared::job::{Begun, JobInput};
 use shared::ports::{Completion, Lane, StoreError};
 use shared::staging;
 
@@ -64,11 +64,11 @@ pub(crate) async fn finish(task: &Task, completion: Completion) {
 }
 
 /// Gives the job to any worker that wants it.
-pub(crate) async fn hand_back(task: &Task) {
+pub(crate) async fn hand_back(task: &Task, begun: Begun) {
     let context = &task.context;
     match context
         .store
-        .hand_back(&task.at, task.fence(), context.clock.now())
+        .hand_back(&task.at, task.fence(), begun, context.clock.now())
         .await
     {
         Ok(effects) => context.publish(effects).await,

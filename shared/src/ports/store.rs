@@ -14,7 +14,7 @@ use crate::ids::{
     ArtifactId, EnvironmentId, EnvironmentRef, Fence, Generation, InstanceId, JobId, JobRef,
     TenantId, WorkerId,
 };
-use crate::job::{CancelRequest, Job, JobKind, JobState, Outcome, Progress, QueueLane};
+use crate::job::{Begun, CancelRequest, Job, JobKind, JobState, Outcome, Progress, QueueLane};
 use crate::lease::Beat;
 use crate::output::{Chunk, Offsets};
 use crate::stdin::{StdinRefusal, StdinWrite, Waiting};
@@ -358,6 +358,7 @@ pub trait Store: Send + Sync {
         &self,
         at: &JobRef,
         fence: Fence,
+        begun: Begun,
         now: Timestamp,
     ) -> Result<Effects, StoreError>;
 

@@ -8,7 +8,7 @@ use super::{output, rows};
 use crate::admission;
 use crate::environment::{Environment, EnvironmentEvent};
 use crate::ids::{EnvironmentRef, Fence, JobRef, WorkerId};
-use crate::job::{Job, JobKind, JobRefusal, Progress};
+use crate::job::{Begun, Job, JobKind, JobRefusal, Progress};
 use crate::output::Chunk;
 use crate::ports::{Effects, LeaseAttempt, Leased, StoreError};
 
@@ -53,9 +53,11 @@ pub(super) fn hand_back(
     commit: &mut Commit<'_>,
     at: &JobRef,
     fence: Fence,
+    begun: Begun,
     now: Timestamp,
 ) -> Result<Effects, StoreError> {
-    let free = held_job(commit.db, at)?.hand_back(fence).map_err(fenced)?;
+    let held = held_job(commit.db, at)?;
+    let free = held.hand_back(fence, begun).map_err(fenced)?;
     let environment = environment_of(commit.db, &free)?;
     let settled = admission::settle(&environment, std::slice::from_ref(&free), now);
     let job = settled.into_iter().next().unwrap_or(free);

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use shared::admission::{Admitted, admit, conclude, settle};
 use shared::environment::{Environment, EnvironmentEvent, Phase, Reason};
 use shared::ids::{Fence, JobId};
-use shared::job::{CancelRequest, Job, JobInput, JobKind, JobResult, JobState, Outcome};
+use shared::job::{Begun, CancelRequest, Job, JobInput, JobKind, JobResult, JobState, Outcome};
 
 use crate::given;
 
@@ -232,7 +232,9 @@ impl Model {
     }
 
     fn hand_back(&mut self, job: &Job) {
-        let free = job.hand_back(job.fence).expect("it is held");
+        let free = job
+            .hand_back(job.fence, Begun::Perhaps)
+            .expect("it is held");
         let environment = self.environment.clone().expect("jobs have one");
         let settled = settle(&environment, std::slice::from_ref(&free), self.now());
         self.save(settled.into_iter().next().unwrap_or(free));
@@ -302,7 +304,7 @@ impl Model {
                     let late = Fence(job.fence.0 - 1);
                     let outcome = Outcome::failure("late", "late");
                     assert!(job.finish(late, outcome, self.now()).is_err());
-                    assert!(job.hand_back(late).is_err());
+                    assert!(job.hand_back(late, Begun::Never).is_err());
                 }
             }
             Step::Cancel(index) => {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use shared::admission::{Admitted, admit};
 use shared::environment::Environment;
 use shared::ids::Fence;
-use shared::job::{CancelRequest, Job, JobInput, JobRefusal, JobState, Outcome};
+use shared::job::{Begun, CancelRequest, Job, JobInput, JobRefusal, JobState, Outcome};
 
 use crate::given;
 
@@ -22,7 +22,7 @@ enum Event {
         owner: u8,
         replaces: Option<Carried>,
     },
-    HandBack(Carried),
+    HandBack(Carried, Begun),
     Finish(Carried, JobState),
     EndUnstarted(JobState),
     Cancel(String),
@@ -42,7 +42,8 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (any::<u8>(), prop::option::of(carried()))
             .prop_map(|(owner, replaces)| Event::Lease { owner, replaces }),
-        2 => carried().prop_map(Event::HandBack),
+        2 => (carried(), prop::sample::select(vec![Begun::Never, Begun::Perhaps]))
+            .prop_map(|(fence, begun)| Event::HandBack(fence, begun)),
         1 => (carried(), state()).prop_map(|(fence, state)| Event::Finish(fence, state)),
         1 => state().prop_map(Event::EndUnstarted),
         1 => "[a-z]{1,3}".prop_map(Event::Cancel),
@@ -76,7 +77,7 @@ fn apply(job: &Job, event: &Event, step: usize) -> Result<Job, JobRefusal> {
             replaces.map(|carried| carried.fence(job)),
             now,
         ),
-        Event::HandBack(carried) => job.hand_back(carried.fence(job)),
+        Event::HandBack(carried, begun) => job.hand_back(carried.fence(job), *begun),
         Event::Finish(carried, state) => job.finish(carried.fence(job), outcome(*state), now),
         Event::EndUnstarted(state) => job.end_unstarted(outcome(*state), now),
         Event::Cancel(code) => job.request_cancel(
@@ -128,7 +129,9 @@ fn follows(before: &Job, event: &Event, after: &Job) {
         (before.state, after.state),
         (JobState::Running, JobState::Queued)
     );
-    if before.incarnation.is_some() {
+    if let Event::HandBack(_, Begun::Never) = event {
+        assert_eq!(after.incarnation, None, "it is bound to no start of PID 1");
+    } else if before.incarnation.is_some() {
         assert_eq!(
             before.incarnation, after.incarnation,
             "where it may have started stays"
@@ -146,10 +149,14 @@ fn follows(before: &Job, event: &Event, after: &Job) {
     );
     let held_before = before.lease.is_some();
     match event {
-        Event::Lease { .. } => assert_eq!(after.fence, before.fence.next()),
-        Event::HandBack(Carried::Current) => assert!(held_before && after.runnable),
+        Event::Lease { .. } => {
+            assert_eq!(after.fence, before.fence.next());
+            let resumed = after.lease.as_ref().map(|lease| lease.resumed);
+            assert_eq!(resumed, Some(before.incarnation.is_some()));
+        }
+        Event::HandBack(Carried::Current, _) => assert!(held_before && after.runnable),
         Event::Finish(Carried::Current, _) => assert!(held_before && after.state.is_terminal()),
-        Event::HandBack(_) | Event::Finish(..) => {
+        Event::HandBack(..) | Event::Finish(..) => {
             panic!("a write that carries another fence is refused")
         }
         Event::EndUnstarted(_) => assert_eq!(before.state, JobState::Queued),
@@ -181,7 +188,7 @@ proptest! {
             let Ok(after) = apply(&job, event, step) else { continue };
             let stale = matches!(
                 event,
-                Event::HandBack(Carried::Older(_)) | Event::Finish(Carried::Older(_), _)
+                Event::HandBack(Carried::Older(_), _) | Event::Finish(Carried::Older(_), _)
             );
             prop_assert!(!stale || job.fence == Fence(0), "a stale fence was let through");
             follows(&job, event, &after);

@@ -66,6 +66,7 @@ pub async fn suite<M: AsyncFn() -> Arc<dyn Store>>(make: M) {
             what_is_not_there_cannot_be_worked_on,
             a_job_given_back_is_free_at_once,
             a_takeover_keeps_the_incarnation,
+            a_job_that_never_began_begins_in_whatever_start_is_there,
             of_several_cancels_the_first_counts,
             all_of_a_completion_is_one_commit,
         }

@@ -20,7 +20,7 @@ use runner::proto::start_request::Command as WireCommand;
 use runner::proto::{self, JobRecord, Permit, SealRequest, StartRequest};
 use shared::environment::{EnvironmentEvent, Reason};
 use shared::ids::Incarnation;
-use shared::job::{CancelRequest, Command, ExecInput, JobError, JobState, Outcome};
+use shared::job::{Begun, CancelRequest, Command, ExecInput, JobError, JobState, Outcome};
 use shared::output::OutputCounts;
 use shared::ports::{Completion, Lane, StoreError};
 use tonic::Code;
@@ -201,7 +201,7 @@ impl<'a> Run<'a> {
         if !self.maybe_started {
             return Step::End(match &self.cancel {
                 Some(request) => cancelled(request),
-                None => End::HandBack,
+                None => End::HandBack(Begun::Never),
             });
         }
         match self.seal(link).await {

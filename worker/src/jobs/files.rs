@@ -9,7 +9,7 @@ use std::time::Duration;
 use prost::Message as _;
 use runner::proto::{FileError, FileErrorCode, FileType, Permit, SealRequest};
 use shared::ids::Incarnation;
-use shared::job::{CancelRequest, EntryType, JobError, JobState, Outcome};
+use shared::job::{Begun, CancelRequest, EntryType, JobError, JobState, Outcome};
 use shared::ports::Lane;
 use tonic::{Code, Status};
 
@@ -114,7 +114,16 @@ where
             Err(Unreached::Replaced(_)) if maybe_done => {
                 return gone(task, "it was restarted", maybe_done).await;
             }
-            Err(Unreached::Replaced(link)) => return replaced(task, incarnation, &link).await,
+            Err(Unreached::Replaced(link)) => match replaced(task, incarnation, &link).await {
+                Ok(end) => return end,
+                Err(why) if task.context.clock.monotonic() >= until => {
+                    return gone(task, &why, maybe_done).await;
+                }
+                Err(_) => {
+                    backoff.wait().await;
+                    continue;
+                }
+            },
             Err(Unreached::TooLong(why)) => return gone(task, &why, maybe_done).await,
         };
         let permit = Permit {
@@ -219,11 +228,12 @@ pub(super) fn cancelled(request: CancelRequest) -> End {
 }
 
 /// Another start of PID 1 answers, and nothing was begun: it is begun there, if the environment goes on.
-async fn replaced(task: &Task, gone_one: &Incarnation, link: &Link) -> End {
+/// An error says why that cannot be known now.
+async fn replaced(task: &Task, gone_one: &Incarnation, link: &Link) -> Result<End, String> {
     let (environment, generation) = (&task.environment, task.job.generation);
-    match restart::noted(&task.context, environment, generation, gone_one, link).await {
-        Ok(None) => gone(task, "it was restarted", false).await,
-        Ok(Some(_)) | Err(_) => End::HandBack,
+    match restart::noted(&task.context, environment, generation, gone_one, link).await? {
+        None => Ok(gone(task, "it was restarted", false).await),
+        Some(_) => Ok(End::HandBack(Begun::Never)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use shared::artifact::Artifact;
 use shared::ids::{ArtifactId, Fence, JobRef};
-use shared::job::{DownloadHead, Job, JobInput, JobState, Outcome, Progress};
+use shared::job::{Begun, DownloadHead, Job, JobInput, JobState, Outcome, Progress};
 use shared::octets::Octets;
 use shared::output::{Offsets, Stream};
 use shared::ports::{Completion, LeaseAttempt, StoreError};
@@ -11,7 +11,7 @@ use super::given::{
     Given, NO_FENCE, all_at_once, cancel_request, chunk, completion, environment, new_incarnation,
     result_of, started, worker,
 };
-use shared::environment::{EnvironmentEvent, Phase};
+use shared::environment::{EnvironmentEvent, Phase, Reason};
 
 fn success() -> Completion {
     completion(Outcome::success(result_of("")))
@@ -40,7 +40,10 @@ async fn is_fenced(given: &Given, at: &JobRef, fence: Fence) {
     let answers = [
         store.append_output(at, fence, output).await.err(),
         store.progress(at, fence, progress(given)).await.err(),
-        store.hand_back(at, fence, given.now()).await.err(),
+        store
+            .hand_back(at, fence, Begun::Perhaps, given.now())
+            .await
+            .err(),
         store.finish(at, fence, end, given.now()).await.err(),
     ];
     for answer in answers {
@@ -223,7 +226,7 @@ pub(super) async fn a_job_given_back_is_free_at_once(given: &Given) {
     let job = given.leased_exec("e").await;
     let effects = given
         .store
-        .hand_back(&job.at(), job.fence, given.now())
+        .hand_back(&job.at(), job.fence, Begun::Perhaps, given.now())
         .await
         .expect("given back");
     let lane = job.input.kind().lane();
@@ -263,6 +266,41 @@ pub(super) async fn a_takeover_keeps_the_incarnation(given: &Given) {
     );
     assert_ne!(taken.environment.incarnation, job.incarnation);
     assert_eq!(taken.environment.phase, Phase::Running);
+}
+
+pub(super) async fn a_job_that_never_began_begins_in_whatever_start_is_there(given: &Given) {
+    let job = given.leased_exec("e").await;
+    let next = new_incarnation();
+    let restarted = EnvironmentEvent::Restarted {
+        incarnation: job.incarnation.clone().expect("it runs"),
+        next: next.clone(),
+        reason: Reason::new("exited", "so it was"),
+    };
+    let at = environment("e");
+    given
+        .store
+        .environment_event(&at, job.generation, restarted, given.now())
+        .await
+        .expect("noted");
+    let lease_of = |job: &Job| {
+        let lease = job.lease.clone().expect("held");
+        (lease.incarnation, lease.resumed)
+    };
+    assert_eq!(lease_of(&job), (job.incarnation.clone(), false));
+    given
+        .store
+        .hand_back(&job.at(), job.fence, Begun::Never, given.now())
+        .await
+        .expect("given back");
+    let again = given.lease(&job).await.job;
+    assert_eq!(lease_of(&again), (Some(next.clone()), false));
+    given
+        .store
+        .hand_back(&job.at(), again.fence, Begun::Perhaps, given.now())
+        .await
+        .expect("given back");
+    let resumed = given.lease(&job).await.job;
+    assert_eq!(lease_of(&resumed), (Some(next), true));
 }
 
 pub(super) async fn of_several_cancels_the_first_counts(given: &Given) {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use shared::admission::{Condition, Over, Refusal};
 use shared::environment::{EnvironmentPatch, Phase};
 use shared::ids::{EnvironmentRef, EnvironmentUid, TenantId};
-use shared::job::{JobInput, JobKind, JobState, Outcome, QueueLane};
+use shared::job::{Begun, JobInput, JobKind, JobState, Outcome, QueueLane};
 use shared::ports::{Activity, SubmitError, Submitted};
 
 use super::given::{Given, completion, environment, environment_of, list_input, result_of, worker};
@@ -102,7 +102,7 @@ pub(super) async fn held_jobs_are_listed_with_their_owner_and_fence(given: &Give
     assert_eq!(ids, [jobs[1].0.clone(), jobs[2].0.clone()]);
     given
         .store
-        .hand_back(&jobs[1].0, held[1].fence, given.now())
+        .hand_back(&jobs[1].0, held[1].fence, Begun::Perhaps, given.now())
         .await
         .expect("given back");
     assert_eq!(given.store.held(None, 100).await.expect("works").len(), 4);

@@ -3,7 +3,7 @@
 use shared::admission::Refusal;
 use shared::environment::EnvironmentEvent;
 use shared::ids::{JobRef, TenantId};
-use shared::job::{JobInput, JobState, Outcome};
+use shared::job::{Begun, JobInput, JobState, Outcome};
 use shared::output::{Offsets, Stream};
 use shared::ports::{EnvironmentFilter, JobFilter, LeaseAttempt, StoreError, SubmitError};
 
@@ -115,7 +115,7 @@ pub(super) async fn tenants_never_see_each_other(given: &Given) {
             .await
             .err(),
         store
-            .hand_back(&as_theirs, job.fence, given.now())
+            .hand_back(&as_theirs, job.fence, Begun::Perhaps, given.now())
             .await
             .err(),
         store

@@ -1,6 +1,6 @@
 //! Waking those who wait for a job.
 
-use shared::job::{JobInput, Outcome};
+use shared::job::{Begun, JobInput, Outcome};
 use shared::output::Stream;
 use shared::ports::LeaseAttempt;
 
@@ -33,7 +33,7 @@ pub(super) async fn every_change_of_a_job_wakes(given: &Given) {
 
     given
         .store
-        .hand_back(&job.at(), job.fence, given.now())
+        .hand_back(&job.at(), job.fence, Begun::Perhaps, given.now())
         .await
         .expect("given back");
     at_last("giving back wakes", watch.changed()).await;

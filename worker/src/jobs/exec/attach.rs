@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures::future::{BoxFuture, FutureExt as _, OptionFuture};
 use runner::proto::attach_event::Event;
 use runner::proto::{AttachRequest, JobRecord, ReleaseRequest, SignalRequest};
-use shared::job::CancelRequest;
+use shared::job::{Begun, CancelRequest};
 use shared::ports::Watch;
 use tonic::{Code, Status};
 
@@ -153,7 +153,7 @@ impl Run<'_> {
                 Happening::Fed(Fed::Broke(why)) => Err(self.broke(why).await),
                 Happening::Overdue => Err(self.kill_container().await),
                 Happening::Draining => match self.flush().await {
-                    Ok(()) => Err(Step::End(End::HandBack)),
+                    Ok(()) => Err(Step::End(End::HandBack(Begun::Perhaps))),
                     Err(step) => Err(step),
                 },
             };

@@ -23,6 +23,14 @@ pub(crate) async fn after(task: &Task, outcome: &Outcome) {
         return;
     };
     let context = &task.context;
+    match task.is_in_its_environment().await {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(error) => {
+            tracing::warn!(%error, "could not see whether an environment was started again");
+            return;
+        }
+    }
     tracing::warn!(
         environment = %task.job.environment,
         job = %task.at.job,

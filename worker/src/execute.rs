@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use shared::environment::Environment;
+use shared::environment::{Environment, Phase};
 use shared::ids::{Fence, JobRef};
 use shared::job::{Begun, Job, JobInput, MAX_ATTEMPTS, Outcome};
-use shared::ports::{Completion, Leased};
+use shared::ports::{Completion, Leased, StoreError};
 
 use crate::context::Context;
 use crate::{distrust, finish, jobs};
@@ -36,6 +36,23 @@ impl Task {
     /// Whether somebody held the job in its incarnation before: what it should do may have begun.
     pub(crate) fn is_resumed(&self) -> bool {
         self.job.lease.as_ref().is_some_and(|lease| lease.resumed)
+    }
+
+    /// Whether the environment is in the start of PID 1 in which the job may run: a kill for its sake hits no later one.
+    pub(crate) async fn is_in_its_environment(&self) -> Result<bool, StoreError> {
+        let found = self
+            .context
+            .store
+            .environment(&self.environment.at())
+            .await?;
+        Ok(found.is_some_and(|found| {
+            let same_start =
+                found.incarnation.is_some() && found.incarnation == self.job.incarnation;
+            // Failed already, and nobody was asked to start it since.
+            let left_over =
+                found.phase == Phase::Failed && found.generation == self.environment.generation;
+            found.uid == self.job.uid && (same_start || left_over)
+        }))
     }
 }
 

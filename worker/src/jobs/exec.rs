@@ -36,6 +36,7 @@ mod attach;
 mod copier;
 mod feed;
 mod outcome;
+mod overdue;
 
 use copier::Copier;
 
@@ -99,6 +100,10 @@ struct Run<'a> {
     restarted: Option<Reason>,
     /// When an end must have been confirmed.
     overdue: Instant,
+    /// Whether the runner, after nobody could reach it, was given time again.
+    had_more_time: bool,
+    /// Whether the container was killed for want of a confirmation.
+    killed: bool,
     /// When a job without contact is given up.
     give_up: Instant,
 }
@@ -137,12 +142,17 @@ impl<'a> Run<'a> {
             cancel: None,
             restarted: None,
             overdue: deadline + CONFIRM_TIME,
+            had_more_time: false,
+            killed: false,
             give_up: deadline + NO_CONTACT_TIME,
         })
     }
 
     /// Connects, finds out what became of the command, starts it if it never was, follows it.
     async fn once(&mut self) -> Step {
+        if self.killed {
+            return self.after_kill().await;
+        }
         if self.task.context.clock.monotonic() >= self.give_up {
             let reason = Reason::new("no_contact", "there was no contact with the environment");
             return Step::End(self.lost(&reason).await);
@@ -155,7 +165,7 @@ impl<'a> Run<'a> {
                 self.set_cancel(request);
                 return self.cancelled_out_of_reach();
             }
-            () = tokio::time::sleep_until(overdue.into()) => return self.kill_container().await,
+            () = tokio::time::sleep_until(overdue.into()) => return self.late(None).await,
         };
         let link = match reached {
             Ok(link) => link,
@@ -379,9 +389,16 @@ impl<'a> Run<'a> {
     async fn gone(&mut self, reason: &Reason) -> End {
         let context = &self.task.context;
         let at = self.task.environment.at();
+        // Whoever killed it noted that before.
+        let killed = match context.store.environment(&at).await {
+            Ok(Some(found)) if found.uid == self.task.job.uid => found
+                .reason
+                .filter(|reason| reason.code == outcome::ENVIRONMENT_KILLED),
+            _ => None,
+        };
         let fault = EnvironmentEvent::Fault {
             incarnation: self.incarnation.clone(),
-            reason: reason.clone(),
+            reason: killed.clone().unwrap_or_else(|| reason.clone()),
         };
         match context
             .store
@@ -391,11 +408,7 @@ impl<'a> Run<'a> {
             Ok(effects) => context.publish(effects).await,
             Err(error) => tracing::warn!(%error, "could not note that an environment went"),
         }
-        let killed = matches!(
-            context.store.environment(&at).await,
-            Ok(Some(found)) if found.uid == self.task.job.uid
-                && found.reason.as_ref().is_some_and(|reason| reason.code == outcome::ENVIRONMENT_KILLED)
-        );
+        let killed = killed.is_some();
         if self.cancel.is_none() {
             self.cancel = self.task.requested_cancel().await;
         }
@@ -418,42 +431,6 @@ impl<'a> Run<'a> {
             format!("the environment's runner answered wrongly: {why}"),
         );
         self.end_without_record(JobState::Failed, error).await
-    }
-
-    /// Nobody confirmed the command's end in time: the container is killed, with all that runs in it.
-    async fn kill_container(&mut self) -> Step {
-        let context = &self.task.context;
-        let reason = Reason::new(
-            outcome::ENVIRONMENT_KILLED,
-            "the end of a command was not confirmed in time, so the environment was killed",
-        );
-        let fault = EnvironmentEvent::Fault {
-            incarnation: self.incarnation.clone(),
-            reason,
-        };
-        let noted = context
-            .store
-            .environment_event(
-                &self.task.environment.at(),
-                self.task.job.generation,
-                fault,
-                context.clock.now(),
-            )
-            .await;
-        match noted {
-            Ok(effects) => context.publish(effects).await,
-            Err(error) => return Step::Again(error.to_string()),
-        }
-        if let Err(error) = context.runtime.kill(&self.task.job.uid).await {
-            return Step::Again(error.to_string());
-        }
-        context.links.forget_all(&self.task.job.uid);
-        let (state, error) = outcome::of_unconfirmed(self.cancel.as_ref());
-        let mut end = self.end_without_record(state, error).await;
-        if let End::Finish(completion) = &mut end {
-            completion.outcome.result = Some(outcome::unconfirmed(self.copier.previews()));
-        }
-        Step::End(end)
     }
 
     /// What is known of a command whose record cannot be had: the output that arrived, marked as incomplete if anything

@@ -79,6 +79,7 @@ impl Run<'_> {
             .cancel
             .clone()
             .map(|request| self.signal(link, &request));
+        let attached = self.task.context.clock.monotonic();
         let drain_at = drain_after(&self.task.context);
         tokio::pin!(drain_at);
         // The job may have been cancelled before the watch was made. Looked up beside the output: a short command has
@@ -151,7 +152,7 @@ impl Run<'_> {
                 Happening::Fed(Fed::Done) => Ok(()),
                 Happening::Fed(Fed::Dropped) => Err(Step::End(End::Dropped)),
                 Happening::Fed(Fed::Broke(why)) => Err(self.broke(why).await),
-                Happening::Overdue => Err(self.kill_container().await),
+                Happening::Overdue => Err(self.late(Some(attached)).await),
                 Happening::Draining => match self.flush().await {
                     Ok(()) => Err(Step::End(End::HandBack(Begun::Perhaps))),
                     Err(step) => Err(step),

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use runner::proto::seal_reply::Fate;
 use runner::proto::start_request::Command as WireCommand;
-use runner::proto::{self, JobRecord, Permit, SealRequest, StartRequest};
+use runner::proto::{self, Cause, JobRecord, Permit, SealRequest, StartRequest};
 use shared::environment::{EnvironmentEvent, Reason};
 use shared::ids::Incarnation;
 use shared::job::{Begun, CancelRequest, Command, ExecInput, JobError, JobState, Outcome};
@@ -48,6 +48,9 @@ const CONFIRM_TIME: Duration = Duration::from_secs(15);
 
 /// How long after its deadline a job without contact is still looked for.
 const NO_CONTACT_TIME: Duration = Duration::from_secs(600);
+
+/// How long a runner that ends its commands may take to end itself.
+const ENDING_TIME: Duration = Duration::from_secs(60);
 
 /// How long the runner may take to start a command.
 const START_TIME: Duration = Duration::from_secs(30);
@@ -104,6 +107,8 @@ struct Run<'a> {
     had_more_time: bool,
     /// Whether the container was killed for want of a confirmation.
     killed: bool,
+    /// Until when the end of a runner that is ending is waited for.
+    ending_until: Option<Instant>,
     /// When a job without contact is given up.
     give_up: Instant,
 }
@@ -144,6 +149,7 @@ impl<'a> Run<'a> {
             overdue: deadline + CONFIRM_TIME,
             had_more_time: false,
             killed: false,
+            ending_until: None,
             give_up: deadline + NO_CONTACT_TIME,
         })
     }
@@ -370,6 +376,9 @@ impl<'a> Run<'a> {
         if let Err(why) = sound.and_then(|()| self.copier.matches(record)) {
             return Step::End(self.misbehaved(&why).await);
         }
+        if record.cause() == Cause::RunnerRestarted && self.restarted.is_none() {
+            return self.ending().await;
+        }
         let outcome = outcome::of_record(
             record,
             self.cancel.as_ref(),
@@ -383,6 +392,17 @@ impl<'a> Run<'a> {
             event: None,
             artifact: None,
         })))
+    }
+
+    /// Its own runner ended the command because it is ending itself. Why is for the runtime to say, once it has seen it.
+    async fn ending(&mut self) -> Step {
+        let now = self.task.context.clock.monotonic();
+        let until = *self.ending_until.get_or_insert(now + ENDING_TIME);
+        if now < until {
+            return self.broke("the runner is ending".to_owned()).await;
+        }
+        let reason = Reason::new("environment_gone", "the environment's runner has ended");
+        Step::End(self.lost(&reason).await)
     }
 
     /// The incarnation is proven gone.

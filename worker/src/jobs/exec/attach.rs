@@ -194,7 +194,7 @@ impl Run<'_> {
     }
 
     /// What arrived goes into the store before the next connection asks for what follows.
-    async fn broke(&mut self, why: String) -> Step {
+    pub(super) async fn broke(&mut self, why: String) -> Step {
         match self.flush().await {
             Ok(()) => Step::Again(why),
             Err(step) => step,

@@ -3,6 +3,7 @@
 //! A connection that breaks proves nothing. An incarnation is gone only when the runtime says that no PID 1 is alive, or
 //! when another incarnation answers.
 
+use std::error::Error as _;
 use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
@@ -87,9 +88,13 @@ async fn gone(task: &Task) -> Option<Reason> {
     }
 }
 
-/// Whether a status came from the runner itself, rather than from a connection that broke.
+/// Whether a status came from the runner itself, rather than from a connection that broke. Errors of the transport borrow
+/// the codes of answers, yet have what broke as their source.
 pub(crate) fn is_answer(status: &tonic::Status) -> bool {
     use tonic::Code;
+    if status.source().is_some() {
+        return false;
+    }
     matches!(
         status.code(),
         Code::InvalidArgument
@@ -103,4 +108,24 @@ pub(crate) fn is_answer(status: &tonic::Status) -> bool {
             | Code::DataLoss
             | Code::Unimplemented
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tonic::{Code, Status};
+
+    use super::is_answer;
+
+    #[test]
+    fn what_the_transport_says_is_no_answer() {
+        for code in [Code::PermissionDenied, Code::ResourceExhausted] {
+            let mut status = Status::new(code, "said by the runner");
+            assert!(is_answer(&status));
+            status.set_source(Arc::new(std::io::Error::other("the connection broke")));
+            assert!(!is_answer(&status), "{status:?}");
+        }
+        assert!(!is_answer(&Status::new(Code::Unavailable, "")));
+    }
 }

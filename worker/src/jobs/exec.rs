@@ -221,12 +221,12 @@ impl<'a> Run<'a> {
             });
         }
         match self.seal(link).await {
-            Ok(true) => {
+            Ok(Some(_)) => {
                 self.restarted = Some(reason);
                 self.attach(link).await
             }
             // No proof that it never began: a record may have been lost with the one before.
-            Ok(false) => {
+            Ok(None) => {
                 let (state, error) =
                     outcome::of_gone(&reason, self.cancel.as_ref(), false, self.maybe_started);
                 Step::End(self.end_without_record(state, error).await)
@@ -254,8 +254,8 @@ impl<'a> Run<'a> {
     async fn over(&mut self, link: &Link) -> Step {
         if self.maybe_started {
             match self.seal(link).await {
-                Ok(true) => return self.attach(link).await,
-                Ok(false) => {}
+                Ok(Some(_)) => return self.attach(link).await,
+                Ok(None) => {}
                 Err(step) => return step,
             }
         }
@@ -274,8 +274,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Raises the runner's floor to this lease's fence; true if the command was started there.
-    async fn seal(&mut self, link: &Link) -> Result<bool, Step> {
+    /// Raises the runner's floor to this lease's fence; gives the record if the command was started there.
+    async fn seal(&mut self, link: &Link) -> Result<Option<JobRecord>, Step> {
         let request = SealRequest {
             job_id: self.task.job.id.to_string(),
             fence: self.task.fence().0,
@@ -284,8 +284,8 @@ impl<'a> Run<'a> {
         request.set_timeout(START_TIME);
         match link.client.clone().seal(request).await {
             Ok(reply) => match reply.into_inner().fate {
-                Some(Fate::NeverStarted(_)) => Ok(false),
-                Some(Fate::Record(_)) => Ok(true),
+                Some(Fate::NeverStarted(_)) => Ok(None),
+                Some(Fate::Record(record)) => Ok(Some(record)),
                 Some(Fate::Tombstone(_)) => {
                     let reason = Reason::new(
                         "record_gone",
@@ -385,13 +385,40 @@ impl<'a> Run<'a> {
             self.restarted.as_ref(),
             self.copier.previews(),
         );
-        let chunks = self.copier.take();
+        self.finished(outcome)
+    }
+
+    fn finished(&mut self, outcome: Outcome) -> Step {
         Step::End(End::Finish(Box::new(Completion {
             outcome,
-            chunks,
+            chunks: self.copier.take(),
             event: None,
             artifact: None,
         })))
+    }
+
+    /// A runner that was started again kept less of the output than had arrived: it was cut off before all of it was on
+    /// the disk. Its record still tells how the command ended; the output is what arrived.
+    async fn record_alone(&mut self, link: &Link) -> Step {
+        let record = match self.seal(link).await {
+            Ok(Some(record)) => record,
+            Ok(None) => return self.vanished().await,
+            Err(step) => return step,
+        };
+        if let Err(why) = outcome::sound(&record, &self.task.job.id) {
+            return Step::End(self.misbehaved(&why).await);
+        }
+        let mut outcome = outcome::of_record(
+            &record,
+            self.cancel.as_ref(),
+            self.restarted.as_ref(),
+            self.copier.previews(),
+        );
+        outcome.output = OutputCounts {
+            incomplete: true,
+            ..self.copier.arrived()
+        };
+        self.finished(outcome)
     }
 
     /// Its own runner ended the command because it is ending itself. Why is for the runtime to say, once it has seen it.

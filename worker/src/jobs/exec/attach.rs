@@ -60,6 +60,9 @@ impl Run<'_> {
         let events = match tokio::time::timeout(ATTACH_TIME, client.attach(request)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) if status.code() == Code::NotFound => return self.vanished().await,
+            Ok(Err(status)) if status.code() == Code::OutOfRange && self.restarted.is_some() => {
+                return self.record_alone(link).await;
+            }
             Ok(Err(status)) if is_answer(&status) => {
                 return Step::End(self.misbehaved(status.message()).await);
             }
@@ -202,7 +205,7 @@ impl Run<'_> {
     }
 
     /// The runner was asked to start the command, yet has no record of it.
-    async fn vanished(&mut self) -> Step {
+    pub(super) async fn vanished(&mut self) -> Step {
         Step::End(
             self.misbehaved("it has no record of a command that it started")
                 .await,

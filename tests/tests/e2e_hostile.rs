@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Value, json};
-use tests::program::{Client, Program, id_of, wait_until};
+use tests::program::{Answer, Client, Program, id_of, wait_until};
 
 /// Bytes of output that a job may keep here.
 const OUTPUT_LIMIT: u64 = 1 << 20;
@@ -109,10 +109,47 @@ async fn command_ends_as_a_lie(client: &Client, environment: &str) {
     failed_with(client, environment, "runner_misbehaved").await;
 }
 
+/// The job of a call that its caller did not wait for.
+async fn end_of(client: &Client, answer: Answer) -> Value {
+    let job = answer.expect(202).json();
+    client.ended(id_of(&job)).await
+}
+
+/// What is asked of files in the environment of a runner that greets and says no more ends, one way or the other.
+async fn files_of_a_mute_runner_end(client: &Client) {
+    let (listed, read, written, removed) = tokio::join!(
+        client.list_files("mute", &[]),
+        client.get_file("mute", "file"),
+        client.put_file("mute", "file", "content"),
+        client.remove_file("mute", &[("path", "file")]),
+    );
+    let removal = removed.expect(202).json();
+    client.cancel(id_of(&removal)).await;
+    let (listed, read, written, removed) = tokio::join!(
+        end_of(client, listed),
+        end_of(client, read),
+        end_of(client, written),
+        client.ended(id_of(&removal)),
+    );
+    for (job, state, code) in [
+        (listed, "failed", "no_answer"),
+        (read, "failed", "no_answer"),
+        (written, "lost", "no_answer"),
+        (removed, "cancelled", "cancelled"),
+    ] {
+        assert_eq!(job["state"], state, "{job}");
+        assert_eq!(job["error"]["code"], code, "{job}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_runner_that_lies_harms_its_own_environment_alone() {
     let limit = OUTPUT_LIMIT.to_string();
-    let program = Program::start_with(&[("EM_LIMITS__OUTPUT_BYTES", &limit)]).await;
+    let program = Program::start_with(&[
+        ("EM_LIMITS__OUTPUT_BYTES", &limit),
+        ("EM_SERVER__SYNC_WAIT_SECONDS", "5"),
+    ])
+    .await;
     let client = program.client();
     client.create("good").await;
     client.printed("good", "true").await;
@@ -149,6 +186,7 @@ async fn a_runner_that_lies_harms_its_own_environment_alone() {
     }
 
     let mute = async {
+        files_of_a_mute_runner_end(&client).await;
         let body = json!({ "command": "true", "timeout_seconds": 1 });
         let job = client.exec("mute", &body).await;
         assert_eq!(job["state"], "timed_out", "{job}");

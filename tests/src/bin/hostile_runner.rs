@@ -227,6 +227,9 @@ impl Runner for Liar {
         &self,
         _: Request<proto::ListFilesRequest>,
     ) -> Answer<proto::ListFilesReply> {
+        if self.is("mute") {
+            return never().await;
+        }
         // Two bytes each on the wire, and many times as much in memory.
         Ok(Response::new(proto::ListFilesReply {
             path: Bytes::from_static(b"/app"),
@@ -237,6 +240,9 @@ impl Runner for Liar {
 
     async fn read_file(&self, _: Request<proto::ReadFileRequest>) -> Answer<Self::ReadFileStream> {
         use proto::read_file_event::Event;
+        if self.is("mute") {
+            return Ok(Response::new(stream::pending().boxed()));
+        }
         let event = |event| Ok(proto::ReadFileEvent { event: Some(event) });
         let head = Event::Head(proto::FileHead {
             path: Bytes::from_static(b"/app/file"),

@@ -1,6 +1,7 @@
 //! What all file jobs share: one call to the runner, repeated over broken connections, and its errors in our words.
 //!
 //! A mutation carries the lease's permit, and the runner does it at most once per job id, so repeating the call is safe.
+//! A runner that takes a call and then says nothing does not hold the job for ever: each answer and each piece has its time.
 //! After a takeover the job is sealed first: a worker that was frozen in the middle cannot write any more.
 
 use std::future::Future;
@@ -26,6 +27,15 @@ const SEAL_TIME: Duration = Duration::from_secs(60);
 
 /// How long a file job without contact to its environment is tried.
 const NO_CONTACT_TIME: Duration = Duration::from_secs(60);
+
+/// How long the runner may take for the next thing that it has to say.
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(60);
+
+/// How long a change that goes on after its job was cancelled may take to end.
+const CANCEL_TIME: Duration = Duration::from_secs(15);
+
+/// The code of jobs whose runner says nothing.
+pub(super) const NO_ANSWER: &str = "no_answer";
 
 /// Whether an operation changes the environment.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,7 +87,10 @@ where
     };
     let work = repeat(task, &incarnation, lane, effect, operation);
     match effect {
-        Effect::Changes => work.await,
+        Effect::Changes => tokio::select! {
+            end = work => end,
+            end = cancelled_in_vain(task) => end,
+        },
         Effect::Reads => tokio::select! {
             end = work => end,
             request = task.cancelled() => cancelled(request),
@@ -142,6 +155,9 @@ where
         if let Some(end) = answered(&status) {
             return end;
         }
+        if status.code() == Code::DeadlineExceeded {
+            return silent(task, status.message(), effect).await;
+        }
         maybe_done |= effect == Effect::Changes;
         task.context.links.forget(&task.job.uid, lane, &link);
         if task.context.clock.monotonic() >= until {
@@ -171,6 +187,20 @@ where
         link.client.clone().seal(request).await?;
     }
     operation(link.client.clone(), permit).await
+}
+
+/// The runner's answer, or an error once it has taken too long.
+pub(super) async fn in_time<T>(
+    time: Duration,
+    answer: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    tokio::time::timeout(time, answer)
+        .await
+        .unwrap_or_else(|_| {
+            let seconds = time.as_secs();
+            let message = format!("the environment did not answer within {seconds} s");
+            Err(Status::deadline_exceeded(message))
+        })
 }
 
 /// What an error of the runner means; nothing if it came from a broken connection.
@@ -225,6 +255,30 @@ fn code_of(code: FileErrorCode) -> &'static str {
 pub(super) fn cancelled(request: CancelRequest) -> End {
     let error = JobError::new(request.code, request.message);
     End::outcome(Outcome::ended(JobState::Cancelled, error))
+}
+
+/// Returns when a change was asked to end, and has not.
+async fn cancelled_in_vain(task: &Task) -> End {
+    let request = task.cancelled().await;
+    tokio::time::sleep(CANCEL_TIME).await;
+    cancelled(request)
+}
+
+/// The runner took the call and says nothing. That is no lie: where processor or disk are short, all is slow.
+async fn silent(task: &Task, why: &str, effect: Effect) -> End {
+    if let Some(request) = task.requested_cancel().await {
+        return cancelled(request);
+    }
+    match effect {
+        Effect::Reads => End::outcome(Outcome::failure(NO_ANSWER, why)),
+        Effect::Changes => End::outcome(Outcome::ended(
+            JobState::Lost,
+            JobError::new(
+                NO_ANSWER,
+                format!("the change may or may not have been made: {why}"),
+            ),
+        )),
+    }
 }
 
 /// Another start of PID 1 answers, and nothing was begun: it is begun there, if the environment goes on.

@@ -24,7 +24,8 @@ pub(crate) async fn run(task: &Task, path: &Octets, depth: u32, after: &Octets, 
                 after: after.0.clone(),
                 limit,
             };
-            let reply = client.list_files(request).await?.into_inner();
+            let answer = files::in_time(files::ANSWER_TIME, client.list_files(request));
+            let reply = answer.await?.into_inner();
             let result = listed(reply, limit).map_err(Failure::misbehaved)?;
             Ok(End::outcome(Outcome::success(result)))
         },

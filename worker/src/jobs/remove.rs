@@ -1,5 +1,7 @@
 //! Removes a file or a folder.
 
+use std::time::Duration;
+
 use runner::proto::RemoveFileRequest;
 use shared::job::{JobResult, Outcome};
 use shared::octets::Octets;
@@ -7,6 +9,9 @@ use shared::ports::Lane;
 
 use crate::execute::{End, Task};
 use crate::jobs::files::{self, Effect};
+
+/// How long a removal may take: a folder may hold millions of files.
+const REMOVE_TIME: Duration = Duration::from_mins(10);
 
 pub(crate) async fn run(task: &Task, path: &Octets, recursive: bool) -> End {
     files::run(
@@ -19,7 +24,8 @@ pub(crate) async fn run(task: &Task, path: &Octets, recursive: bool) -> End {
                 path: path.0.clone(),
                 recursive,
             };
-            let reply = client.remove_file(request).await?.into_inner();
+            let answer = files::in_time(REMOVE_TIME, client.remove_file(request));
+            let reply = answer.await?.into_inner();
             Ok(End::outcome(Outcome::success(JobResult::Removed {
                 path: Octets(reply.path),
                 removed: reply.removed,

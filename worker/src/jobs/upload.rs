@@ -13,7 +13,8 @@ use shared::job::{ByteContent, CancelRequest, JobResult, Outcome};
 use shared::octets::Octets;
 use shared::ports::{BlobError, BlobStream, Lane};
 use shared::staging;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tonic::Status;
 
 use crate::execute::{End, Task};
 use crate::jobs::files::{self, Effect, Failure};
@@ -41,12 +42,15 @@ pub(crate) async fn run(
             let (size, bytes) = open(task, content).await?;
             let (broken, breakage) = oneshot::channel();
             let end = Gate::default();
-            let request = events(head, bytes, size, broken, end.clone());
+            let (moved, moving) = watch::channel(());
+            let request = events(head, bytes, size, broken, end.clone())
+                .inspect(move |_| moved.send_replace(()));
             let reply = tokio::select! {
                 // Both must end the call without its last event, so that nothing is written.
                 biased;
                 Ok(why) = breakage => return Err(Failure::job("staging_unavailable", why)),
-                request = cancelled_before(task, end) => return Err(Failure::End(files::cancelled(request))),
+                request = cancelled_before(task, end.clone()) => return Err(Failure::End(files::cancelled(request))),
+                () = stalled(moving) => return Err(stall(&end)),
                 reply = client.write_file(request) => reply?.into_inner(),
             };
             if reply.size != size || reply.sha256.len() != 32 {
@@ -116,6 +120,27 @@ async fn cancelled_before(task: &Task, end: Gate) -> CancelRequest {
         std::future::pending::<()>().await;
     }
     request
+}
+
+/// Returns when nothing was sent for too long, or the answer takes too long once all was.
+async fn stalled(mut moving: watch::Receiver<()>) {
+    while let Ok(Ok(())) = tokio::time::timeout(files::ANSWER_TIME, moving.changed()).await {}
+    if moving.has_changed().is_err() {
+        tokio::time::sleep(files::ANSWER_TIME).await;
+    }
+}
+
+/// What a stall means: without its last event nothing is written.
+fn stall(end: &Gate) -> Failure {
+    if end.pass() {
+        return Failure::job(
+            files::NO_ANSWER,
+            "the content did not get on: nothing was written",
+        );
+    }
+    Failure::Status(Status::deadline_exceeded(
+        "the environment did not confirm what was written",
+    ))
 }
 
 /// Head, data and end. Where the source breaks the stream goes silent, so that no end is ever sent, and tells why.

@@ -9,7 +9,7 @@ use shared::job::DownloadHead;
 use shared::octets::Octets;
 use tonic::{Status, Streaming};
 
-use super::{Failure, time};
+use super::{ANSWER_TIME, Failure, in_time, time};
 use crate::links::Client;
 
 /// A file's bytes. They end with an error unless all of them arrived.
@@ -27,8 +27,12 @@ pub(in crate::jobs) async fn open(
         offset,
         length: length.unwrap_or(0),
     };
-    let mut events = client.read_file(request).await?.into_inner();
-    let first = events.message().await?.and_then(|event| event.event);
+    let mut events = in_time(ANSWER_TIME, client.read_file(request))
+        .await?
+        .into_inner();
+    let first = in_time(ANSWER_TIME, events.message())
+        .await?
+        .and_then(|event| event.event);
     let Some(Event::Head(head)) = first else {
         return Err(Failure::misbehaved("a file without a head"));
     };
@@ -55,7 +59,9 @@ fn head_of(head: FileHead) -> DownloadHead {
 
 fn bytes_of(events: Streaming<ReadFileEvent>, length: u64) -> FileBytes {
     stream::try_unfold((events, length), |(mut events, left)| async move {
-        let event = events.message().await?.and_then(|event| event.event);
+        let event = in_time(ANSWER_TIME, events.message())
+            .await?
+            .and_then(|event| event.event);
         match event {
             Some(Event::Data(data))
                 if (1..=MAX_FRAME_BYTES).contains(&data.len()) && data.len() as u64 <= left =>

@@ -21,6 +21,9 @@ const TELLING_TIME: Duration = Duration::from_secs(1);
 /// How long PID 1 may take to answer once its container was started.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
+/// How long what did not come up may take to end.
+const CLEAR_TIME: Duration = Duration::from_secs(30);
+
 #[derive(Clone, Copy)]
 pub(crate) enum How {
     Create,
@@ -31,18 +34,35 @@ pub(crate) async fn run(task: &Task, how: How) -> End {
     if let Some(request) = task.requested_cancel().await {
         return cancelled(request);
     }
-    let started = match start(task, how).await {
-        Ok(Ok(started)) => started,
-        Ok(Err(error)) => return failed(reason_of(&error)),
-        Err(request) => return cancelled(request),
-    };
-    tokio::select! {
-        answer = started_and_answered(task) => match answer {
-            Ok(link) => running(started, link),
-            Err(reason) => failed(reason),
+    let end = match start(task, how).await {
+        Err(request) => cancelled(request),
+        Ok(Err(error)) => failed(reason_of(&error)),
+        Ok(Ok(started)) => tokio::select! {
+            answer = started_and_answered(task) => match answer {
+                Ok(link) => return running(started, link),
+                Err(reason) => failed(reason),
+            },
+            request = task.cancelled() => cancelled(request),
         },
-        request = task.cancelled() => cancelled(request),
+    };
+    clear(task).await;
+    end
+}
+
+/// Nothing of an environment that did not come up goes on. What cannot be killed now ends with the next start, or with
+/// the environment.
+async fn clear(task: &Task) {
+    let context = &task.context;
+    let killed = tokio::time::timeout(CLEAR_TIME, context.runtime.kill(&task.job.uid)).await;
+    let why = match killed {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some("it takes too long".to_owned()),
+    };
+    if let Some(why) = why {
+        tracing::warn!(environment = %task.job.environment, why, "could not kill what did not come up");
     }
+    context.links.forget_all(&task.job.uid);
 }
 
 /// Starts the container, or answers the request that cancels it meanwhile.

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::links::Links;
 
-/// Lifecycle jobs at a time. They have slots of their own, so that a stop never waits behind commands.
+/// Lifecycle jobs at a time, beside those that wait for the runtime. They have slots of their own, so that a stop never waits behind commands.
 const LIFECYCLE_SLOTS: usize = 32;
 
 /// One worker process.

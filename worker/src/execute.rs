@@ -7,7 +7,7 @@
 //! ```
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -15,6 +15,7 @@ use shared::environment::{Environment, Phase};
 use shared::ids::{Fence, JobRef};
 use shared::job::{Begun, Job, JobInput, MAX_ATTEMPTS, Outcome};
 use shared::ports::{Completion, Leased, StoreError};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::context::Context;
 use crate::{distrust, finish, jobs};
@@ -25,12 +26,30 @@ pub(crate) struct Task {
     pub(crate) job: Job,
     pub(crate) environment: Environment,
     pub(crate) at: JobRef,
+    /// A takeover may go on without one.
+    slot: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Task {
     /// The fence of the lease: every write carries it.
     pub(crate) fn fence(&self) -> Fence {
         self.job.fence
+    }
+
+    /// Waits for others without a slot, so that what waits keeps nothing from being done; then takes one again.
+    pub(crate) async fn waiting<F: Future>(&self, others: F) -> F::Output {
+        let freed = self.slot().take().is_some();
+        let done = others.await;
+        if freed {
+            let slots = self.context.slots(self.job.input.kind().lane());
+            let slot = slots.acquire_owned().await.ok();
+            *self.slot() = slot;
+        }
+        done
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether somebody held the job in its incarnation before: what it should do may have begun.
@@ -79,13 +98,18 @@ impl End {
 }
 
 /// Works on a job until it has ended, was handed back, or must be left alone.
-pub(crate) async fn execute(context: &Arc<Context>, leased: Leased) {
+pub(crate) async fn execute(
+    context: &Arc<Context>,
+    leased: Leased,
+    slot: Option<OwnedSemaphorePermit>,
+) {
     let at = leased.job.at();
     let task = Task {
         context: Arc::clone(context),
         job: leased.job,
         environment: leased.environment,
         at,
+        slot: Mutex::new(slot),
     };
     let work = AssertUnwindSafe(dispatch(&task)).catch_unwind();
     let end = tokio::select! {

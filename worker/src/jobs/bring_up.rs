@@ -90,7 +90,7 @@ async fn start(task: &Task, how: How) -> Result<Result<Started, RuntimeError>, C
             }
             done => return Ok(done),
         }
-        backoff.wait().await;
+        task.waiting(backoff.wait()).await;
     }
 }
 
@@ -108,14 +108,14 @@ async fn started_and_answered(task: &Task) -> Result<Link, Reason> {
     let until = task.context.clock.monotonic() + RUNTIME_TIME;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        match started(task).await {
+        match task.waiting(started(task)).await {
             Ok(()) => return answer(task).await,
             Err(RuntimeError::Unavailable(why)) if task.context.clock.monotonic() < until => {
                 tracing::warn!(job = %task.at.job, why, "a start cannot be followed now");
             }
             Err(error) => return Err(reason_of(&error)),
         }
-        backoff.wait().await;
+        task.waiting(backoff.wait()).await;
     }
 }
 
@@ -194,7 +194,7 @@ async fn answer(task: &Task) -> Result<Link, Reason> {
                 ),
             ));
         }
-        backoff.wait().await;
+        task.waiting(backoff.wait()).await;
     }
 }
 

@@ -39,7 +39,8 @@ pub(crate) async fn jobs_ended(task: &Task) {
             }
         }
     };
-    if tokio::time::timeout(ENDING_TIME, ended).await.is_err() {
+    let ended = tokio::time::timeout(ENDING_TIME, ended);
+    if task.waiting(ended).await.is_err() {
         tracing::warn!(environment = %task.job.environment, "jobs did not end in time: they end with the container");
     }
     task.context.links.forget_all(&task.job.uid);
@@ -55,7 +56,7 @@ where
     while let Err(error) = operation().await {
         tracing::warn!(environment = %task.job.environment, %error, "the runtime could not do it yet");
         note(task, hindrance(error)).await;
-        backoff.wait().await;
+        task.waiting(backoff.wait()).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! A file on its way out of an environment: a job reads it into parts, which are passed on as they appear.
+//! A file or an archive on its way out of an environment: a job reads it into parts, which are passed on as they appear.
 //!
 //! ```text
 //!   job.progress:   head, 1 part ── 2 parts ── 3 parts ── succeeded
@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Invariant: the last part is passed on only once the job has succeeded, so that a caller who got every byte got the
-//! file as it was; one who got an error, or too little, knows it. Who goes away ends the job.
+//! file as it was; one who got an error, or too little, knows it. Who goes away ends the job. An archive's size is known
+//! only then: its end is the end of the stream, and one that breaks off ends it with an error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,6 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use shared::ids::{EnvironmentId, JobId, JobRef};
 use shared::job::{ByteContent, CancelRequest, DownloadHead, Job, JobInput, JobResult, JobState};
-use shared::octets::Octets;
 use shared::ports::{BlobError, BlobStream, StoreError, Watch};
 use shared::staging;
 
@@ -42,32 +42,32 @@ pub(crate) enum BrokenOff {
     Store(#[from] StoreError),
 }
 
+/// Bytes on their way to a caller.
+pub(crate) type Content = BoxStream<'static, Result<Bytes, BrokenOff>>;
+
 /// What a download came to within the time that its caller waits.
 pub(crate) enum Opened {
     /// The file is known and its bytes come.
     File {
         job: JobId,
         head: DownloadHead,
-        bytes: BoxStream<'static, Result<Bytes, BrokenOff>>,
+        bytes: Content,
     },
+    /// The bytes of an archive come.
+    Archive { job: JobId, bytes: Content },
     /// The job has not begun yet.
     Later(Box<Job>),
 }
 
-/// Reads a whole file.
+/// Reads a file, or a folder as an archive: the input is a download or a pack.
 pub(crate) async fn open(
     app: &App,
     call: &Call,
     environment: EnvironmentId,
-    path: Octets,
+    input: JobInput,
     wait: Duration,
 ) -> Result<Opened, Problem> {
     let patience = Patience::of(wait);
-    let input = JobInput::Download {
-        path,
-        offset: 0,
-        length: None,
-    };
     let order = app.order(environment, input);
     let mut watch = app.deps.store.watch(&call.job(order.id));
     let mut job = app.submit(call, order).await?;
@@ -75,8 +75,8 @@ pub(crate) async fn open(
         if job.state.is_terminal() && job.state != JobState::Succeeded {
             return Err(Problem::of_end(&job));
         }
-        if let Some(head) = head_of(&job).cloned() {
-            return opened(app, job, head, watch);
+        if job.result.is_some() || job.progress.is_some() {
+            return opened(app, job, watch);
         }
         if !app.changed(&mut watch, patience).await {
             return Ok(Opened::Later(Box::new(job)));
@@ -85,14 +85,15 @@ pub(crate) async fn open(
     }
 }
 
-fn opened(app: &App, job: Job, head: DownloadHead, watch: Watch) -> Result<Opened, Problem> {
-    let id = job.id;
-    let bytes = match &job.result {
-        Some(JobResult::Downloaded {
-            content: ByteContent::Inline(octets),
-            ..
-        }) => {
-            if octets.len() as u64 != head.length {
+fn opened(app: &App, job: Job, watch: Watch) -> Result<Opened, Problem> {
+    let (id, head) = (job.id, head_of(&job).cloned());
+    let bytes = match content_of(&job) {
+        Some(ByteContent::Inline(octets)) => {
+            let length = octets.len() as u64;
+            if head
+                .as_ref()
+                .is_some_and(|head| head.length != length && length > 0)
+            {
                 tracing::error!(job = %id, "a download's content is not as long as its head says");
                 return Err(Problem::internal());
             }
@@ -117,25 +118,39 @@ fn opened(app: &App, job: Job, head: DownloadHead, watch: Watch) -> Result<Opene
                 .boxed()
         }
     };
-    Ok(Opened::File {
-        job: id,
-        head,
-        bytes,
+    Ok(match head {
+        Some(head) => Opened::File {
+            job: id,
+            head,
+            bytes,
+        },
+        None => Opened::Archive { job: id, bytes },
     })
 }
 
 fn head_of(job: &Job) -> Option<&DownloadHead> {
     match (&job.result, &job.progress) {
         (Some(JobResult::Downloaded { head, .. }), _) => Some(head),
-        (_, Some(progress)) => Some(&progress.head),
+        (_, Some(progress)) => progress.head.as_ref(),
         (_, None) => None,
+    }
+}
+
+/// What a job read, once it has ended.
+fn content_of(job: &Job) -> Option<&ByteContent> {
+    match &job.result {
+        Some(JobResult::Downloaded { content, .. } | JobResult::Packed { content, .. }) => {
+            Some(content)
+        }
+        _ => None,
     }
 }
 
 /// A download whose parts are passed on.
 struct Parts {
     reader: Reader,
-    head: DownloadHead,
+    /// Of a file.
+    head: Option<DownloadHead>,
     job: Job,
     watch: Watch,
     next: u32,
@@ -153,7 +168,7 @@ impl Parts {
             self.reader.seen = parts;
             self.reader.ended = ended;
             if ended && self.next >= parts {
-                return if self.passed == self.head.length {
+                return if self.length().is_none_or(|length| self.passed == length) {
                     Ok(None)
                 } else {
                     Err(BrokenOff::Mismatch)
@@ -170,17 +185,12 @@ impl Parts {
 
     /// How many parts there are, and whether these are all.
     fn visible(&self) -> Result<(u32, bool), BrokenOff> {
-        if head_of(&self.job).is_some_and(|head| head.etag != self.head.etag) {
+        let etag = |head: Option<&DownloadHead>| head.map(|head| head.etag.clone());
+        if etag(head_of(&self.job)) != etag(self.head.as_ref()) {
             return Err(BrokenOff::Mismatch);
         }
-        match (&self.job.result, self.job.state) {
-            (
-                Some(JobResult::Downloaded {
-                    content: ByteContent::Staged { parts, .. },
-                    ..
-                }),
-                JobState::Succeeded,
-            ) => Ok((*parts, true)),
+        match (content_of(&self.job), self.job.state) {
+            (Some(ByteContent::Staged { parts, .. }), JobState::Succeeded) => Ok((*parts, true)),
             (_, state) if state.is_terminal() => {
                 let error = self.job.error.as_ref();
                 let why = error.map_or_else(|| state.as_str().to_owned(), |e| e.message.clone());
@@ -190,12 +200,21 @@ impl Parts {
         }
     }
 
+    /// How many bytes there are, as far as that is known.
+    fn length(&self) -> Option<u64> {
+        match (&self.head, content_of(&self.job)) {
+            (Some(head), _) => Some(head.length),
+            (None, Some(ByteContent::Staged { size, .. })) => Some(*size),
+            _ => None,
+        }
+    }
+
     async fn part(mut self) -> Result<(PartBytes, Self), BrokenOff> {
         let name = staging::part(&self.reader.at, self.next)?;
         let (info, bytes): (_, BlobStream) = self.reader.app.deps.blobs.get(&name).await?;
         self.passed += info.size;
         self.next += 1;
-        if self.passed > self.head.length {
+        if self.length().is_some_and(|length| self.passed > length) {
             return Err(BrokenOff::Mismatch);
         }
         Ok((bytes.map_err(BrokenOff::from).boxed(), self))

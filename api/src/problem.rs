@@ -193,6 +193,7 @@ fn status_of(code: &str) -> StatusCode {
         | "is_a_directory"
         | "not_a_regular_file"
         | "directory_not_empty"
+        | "already_exists"
         | "changed_while_read"
         | "interrupted"
         | "environment_stopped"
@@ -203,6 +204,8 @@ fn status_of(code: &str) -> StatusCode {
         "range_not_satisfiable" => StatusCode::RANGE_NOT_SATISFIABLE,
         "name_too_long"
         | "invalid_path"
+        | "other_file_system"
+        | "archive_refused"
         | "too_many_links"
         | "file_refused"
         | "invalid_destination"

@@ -17,7 +17,8 @@ use crate::layers::{observe, on_panic, render};
 use crate::legacy;
 use crate::problem::Problem;
 use crate::routes::{
-    artifacts, content, docs, environments, exec, files, jobs, output, service, stdin, stream,
+    archive, artifacts, content, docs, environments, exec, files, jobs, output, service, stdin,
+    stream,
 };
 use crate::service::{ApiDeps, App, Service};
 
@@ -44,7 +45,10 @@ pub(crate) fn guarded() -> OpenApiRouter<App> {
         .routes(routes!(environments::start)) //                              /v1/environments/{env}/start
         // Files and artifacts.
         .routes(routes!(files::list, files::delete)) //                       /v1/environments/{env}/files
-        .routes(routes!(content::get, content::put)) //                       /v1/environments/{env}/files/content
+        .routes(routes!(files::move_file)) //                                 /v1/environments/{env}/files/move
+        .routes(routes!(files::mkdir)) //                                     /v1/environments/{env}/files/mkdir
+        .routes(routes!(content::get, content::head, content::put)) //        /v1/environments/{env}/files/content
+        .routes(routes!(archive::get, archive::put)) //                       /v1/environments/{env}/files/archive
         .routes(routes!(artifacts::publish)) //                               /v1/environments/{env}/artifacts
         .routes(routes!(artifacts::list)) //                                  /v1/artifacts
         .routes(routes!(artifacts::get)) //                                   /v1/artifacts/{id}

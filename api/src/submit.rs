@@ -7,7 +7,7 @@ use shared::admission::JobRequest;
 use shared::clock::new_job_id;
 use shared::environment::EnvironmentSpec;
 use shared::ids::{EnvironmentId, JobId, JobRef};
-use shared::job::{ByteContent, Job, JobInput};
+use shared::job::{Job, JobInput};
 use shared::ports::{Idempotency, StoreError, Submission, SubmitError};
 
 use crate::extract::Call;
@@ -57,13 +57,7 @@ impl Service {
     /// Commits the job and tells the queue of it. The job is another than the order's where the order is a repetition.
     /// What was staged for a job that is certain not to be goes.
     pub(crate) async fn submit(&self, call: &Call, order: Order) -> Result<Job, SubmitError> {
-        let staged = matches!(
-            &order.input,
-            JobInput::Upload {
-                content: ByteContent::Staged { .. },
-                ..
-            }
-        );
+        let staged = order.input.is_staged();
         let at = call.job(order.id);
         let accepted = self.commit(call, order).await;
         let unused = match &accepted {
@@ -102,7 +96,7 @@ impl Service {
         Ok(job)
     }
 
-    /// Removes what was staged for an upload. What cannot be removed now goes by its age.
+    /// Removes what was staged for a job. What cannot be removed now goes by its age.
     async fn unstage(&self, at: &JobRef) {
         let removed = match shared::staging::part(at, 0) {
             Ok(name) => self.deps.blobs.delete(&name).await,

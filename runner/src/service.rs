@@ -60,6 +60,7 @@ type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Runner for Service {
     type AttachStream = Events<proto::AttachEvent>;
     type ReadFileStream = Events<proto::ReadFileEvent>;
+    type PackStream = Events<proto::PackEvent>;
 
     async fn hello(
         &self,
@@ -222,6 +223,43 @@ impl Runner for Service {
     ) -> Result<Response<proto::RemoveFileReply>, Status> {
         Ok(Response::new(
             self.files.remove(request.into_inner()).await?,
+        ))
+    }
+
+    async fn move_file(
+        &self,
+        request: Request<proto::MoveFileRequest>,
+    ) -> Result<Response<proto::MoveFileReply>, Status> {
+        Ok(Response::new(
+            self.files.move_file(request.into_inner()).await?,
+        ))
+    }
+
+    async fn make_folder(
+        &self,
+        request: Request<proto::MakeFolderRequest>,
+    ) -> Result<Response<proto::MakeFolderReply>, Status> {
+        Ok(Response::new(
+            self.files.make_folder(request.into_inner()).await?,
+        ))
+    }
+
+    async fn pack(
+        &self,
+        request: Request<proto::PackRequest>,
+    ) -> Result<Response<Self::PackStream>, Status> {
+        let events = self.files.pack(request.into_inner()).await?;
+        Ok(Response::new(Box::pin(
+            events.map(|event| event.map_err(Status::from)),
+        )))
+    }
+
+    async fn unpack(
+        &self,
+        request: Request<Streaming<proto::UnpackRequest>>,
+    ) -> Result<Response<proto::UnpackReply>, Status> {
+        Ok(Response::new(
+            self.files.unpack(request.into_inner()).await?,
         ))
     }
 }

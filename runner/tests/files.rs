@@ -86,6 +86,7 @@ impl Runner {
             path: path.to_vec().into(),
             offset,
             length,
+            only_head: false,
         };
         let mut events = self.client.read_file(request).await?.into_inner();
         let Some(Read::Head(head)) = events.message().await?.and_then(|event| event.event) else {
@@ -598,6 +599,7 @@ async fn a_file_that_changes_while_it_is_read_is_whole_or_an_error() {
         path: "file".into(),
         offset: 0,
         length: 0,
+        only_head: false,
     };
     let mut growing = runner
         .client

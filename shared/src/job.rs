@@ -26,9 +26,11 @@ use crate::output::OutputCounts;
 use crate::secret::EnvVars;
 
 mod result;
+mod wanted;
 pub use result::{
     ByteContent, DownloadHead, Entry, EntryType, ExecResult, JobResult, PREVIEW_BYTES, Preview,
 };
+pub use wanted::{ByteRange, Span, Verdict, Wanted};
 
 /// Leases without an end after which a job is given up.
 pub const MAX_ATTEMPTS: u32 = 5;
@@ -60,10 +62,9 @@ pub enum JobInput {
     Download {
         /// Which file.
         path: Octets,
-        /// First byte.
-        offset: u64,
-        /// Number of bytes; to the end where it is not given.
-        length: Option<u64>,
+        /// What of it.
+        #[serde(default)]
+        wanted: Wanted,
     },
     /// Lists a folder.
     List {
@@ -82,6 +83,32 @@ pub enum JobInput {
         path: Octets,
         /// Whether a folder goes with what is in it.
         recursive: bool,
+    },
+    /// Gives a file or a folder another path.
+    Move {
+        /// Which one.
+        from: Octets,
+        /// Its new path; a file there is replaced.
+        to: Octets,
+    },
+    /// Makes a folder.
+    Mkdir {
+        /// Which one.
+        path: Octets,
+        /// Whether those above it are made too, and one that is there is no error.
+        parents: bool,
+    },
+    /// Reads a folder, or a file, as a tar archive.
+    Pack {
+        /// Which one.
+        path: Octets,
+    },
+    /// Unpacks a tar archive into a folder.
+    Unpack {
+        /// Which one.
+        path: Octets,
+        /// The archive.
+        content: ByteContent,
     },
     /// Copies a file out of the environment and indexes it as an artifact.
     Publish(PublishInput),
@@ -165,12 +192,16 @@ pub enum JobKind {
     Download,
     List,
     Remove,
+    Move,
+    Mkdir,
+    Pack,
+    Unpack,
     Publish,
 }
 
 impl JobKind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Create,
         Self::Start,
         Self::Stop,
@@ -180,6 +211,10 @@ impl JobKind {
         Self::Download,
         Self::List,
         Self::Remove,
+        Self::Move,
+        Self::Mkdir,
+        Self::Pack,
+        Self::Unpack,
         Self::Publish,
     ];
 
@@ -195,6 +230,10 @@ impl JobKind {
             Self::Download => "download",
             Self::List => "list",
             Self::Remove => "remove",
+            Self::Move => "move",
+            Self::Mkdir => "mkdir",
+            Self::Pack => "pack",
+            Self::Unpack => "unpack",
             Self::Publish => "publish",
         }
     }
@@ -216,13 +255,17 @@ impl JobKind {
             | Self::Download
             | Self::List
             | Self::Remove
+            | Self::Move
+            | Self::Mkdir
+            | Self::Pack
+            | Self::Unpack
             | Self::Publish => None,
         }
     }
 
     /// Whether it only reads: such jobs are kept for minutes and hidden from lists.
     pub fn only_reads(self) -> bool {
-        matches!(self, Self::Download | Self::List)
+        matches!(self, Self::Download | Self::List | Self::Pack)
     }
 
     /// The lane of the queue in which it waits.
@@ -258,8 +301,26 @@ impl JobInput {
             Self::Download { .. } => JobKind::Download,
             Self::List { .. } => JobKind::List,
             Self::Remove { .. } => JobKind::Remove,
+            Self::Move { .. } => JobKind::Move,
+            Self::Mkdir { .. } => JobKind::Mkdir,
+            Self::Pack { .. } => JobKind::Pack,
+            Self::Unpack { .. } => JobKind::Unpack,
             Self::Publish(_) => JobKind::Publish,
         }
+    }
+
+    /// Whether its content waits in the staging area.
+    pub fn is_staged(&self) -> bool {
+        matches!(
+            self,
+            Self::Upload {
+                content: ByteContent::Staged { .. },
+                ..
+            } | Self::Unpack {
+                content: ByteContent::Staged { .. },
+                ..
+            }
+        )
     }
 }
 
@@ -463,7 +524,7 @@ pub struct Job {
     pub incarnation: Option<Incarnation>,
     /// Asked to end.
     pub cancel: Option<CancelRequest>,
-    /// Of a download: what the file is and how many parts are there.
+    /// Of a download or a pack: what the file is and how many parts are there.
     pub progress: Option<Progress>,
     /// What it produced.
     pub result: Option<JobResult>,
@@ -477,8 +538,8 @@ pub struct Job {
 /// How far a download is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The file.
-    pub head: DownloadHead,
+    /// The file; none of an archive, whose size nobody knows before its end.
+    pub head: Option<DownloadHead>,
     /// Parts that can be read.
     pub parts: u32,
 }

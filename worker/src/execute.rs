@@ -145,11 +145,7 @@ async fn dispatch(task: &Task) -> End {
             mode,
             content,
         } => jobs::upload::run(task, path, *mode, content).await,
-        JobInput::Download {
-            path,
-            offset,
-            length,
-        } => jobs::download::run(task, path, *offset, *length).await,
+        JobInput::Download { path, wanted } => jobs::download::run(task, path, wanted).await,
         JobInput::List {
             path,
             depth,
@@ -157,6 +153,10 @@ async fn dispatch(task: &Task) -> End {
             limit,
         } => jobs::list::run(task, path, *depth, after, *limit).await,
         JobInput::Remove { path, recursive } => jobs::remove::run(task, path, *recursive).await,
+        JobInput::Move { from, to } => jobs::moving::run(task, from, to).await,
+        JobInput::Mkdir { path, parents } => jobs::mkdir::run(task, path, *parents).await,
+        JobInput::Pack { path } => jobs::pack::run(task, path).await,
+        JobInput::Unpack { path, content } => jobs::unpack::run(task, path, content).await,
         JobInput::Publish(input) => jobs::publish::run(task, input).await,
     }
 }

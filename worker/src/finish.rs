@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runner::proto::ReleaseRequest;
-use shared::job::{Begun, JobInput};
-use shared::ports::{Completion, Lane, StoreError};
-use shared::staging;
+use shared::job::{Begun, JobState};
+use shared::ports::{BlobError, Completion, Lane, StoreError};
+use shared::staging::{self, STAGING_BUCKET};
 
 use crate::execute::Task;
 use crate::links::LinkError;
@@ -60,7 +60,7 @@ pub(crate) async fn finish(task: &Task, completion: Completion) {
         .record(took.as_secs_f64());
     tracing::info!(job = %task.at.job, kind, environment = %task.job.environment, state = state.as_str(), code, "job ended");
     forget_record(task);
-    drop_staging(task).await;
+    drop_staging(task, state).await;
 }
 
 /// Gives the job to any worker that wants it.
@@ -117,19 +117,23 @@ fn forget_record(task: &Task) {
     });
 }
 
-/// What an upload staged is not needed any more. A failure is no harm: the sweep removes it by its age.
-async fn drop_staging(task: &Task) {
-    let staged = matches!(
-        &task.job.input,
-        JobInput::Upload {
-            content: shared::job::ByteContent::Staged { .. },
-            ..
-        }
-    );
-    if staged
-        && let Ok(name) = staging::part(&task.at, 0)
-        && let Err(error) = task.context.blobs.delete(&name).await
-    {
+/// What was staged for the job is not needed any more, nor are the parts of a read that failed: nobody may read them. A
+/// failure is no harm: the sweep removes them by their age.
+async fn drop_staging(task: &Task, state: JobState) {
+    let parts_of_failed_read = task.job.input.kind().only_reads() && state != JobState::Succeeded;
+    if !task.job.input.is_staged() && !parts_of_failed_read {
+        return;
+    }
+    if let Err(error) = drop_all_staged(task).await {
         tracing::debug!(%error, "staged content stays for the sweep");
     }
+}
+
+async fn drop_all_staged(task: &Task) -> Result<(), BlobError> {
+    let blobs = &task.context.blobs;
+    let prefix = staging::prefix(&task.at);
+    for entry in blobs.list(STAGING_BUCKET, &prefix).await? {
+        blobs.delete(&entry.name).await?;
+    }
+    Ok(())
 }

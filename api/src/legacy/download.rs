@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
+use shared::job::{JobInput, Wanted};
 use shared::octets::Octets;
 use utoipa::ToSchema;
 
@@ -60,9 +61,14 @@ pub(crate) async fn download_from_environment(
     let id = environment_id(asked.environment_id)?;
     let path = path(asked.path)?;
     // A read changes nothing, so a repetition reads again: an idempotency key adds nothing to that.
-    let opened = download::open(&app, &call, id, path, app.sync_wait()).await;
+    let input = JobInput::Download {
+        path,
+        wanted: Wanted::default(),
+    };
+    let opened = download::open(&app, &call, id, input, app.sync_wait()).await;
     let (job, head, bytes) = match opened.map_err(naming_job)? {
         Opened::File { job, head, bytes } => (job, head, bytes),
+        Opened::Archive { .. } => return Err(Problem::internal()),
         Opened::Later(job) => return Err(not_done(&job)),
     };
     if head.length > MAX_CONTENT {

@@ -1,5 +1,6 @@
 //! One file per resource.
 
+pub(crate) mod archive;
 pub(crate) mod artifacts;
 pub(crate) mod content;
 pub(crate) mod docs;

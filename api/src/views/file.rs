@@ -41,6 +41,50 @@ pub(crate) struct RemovedView {
     removed: u64,
 }
 
+/// A file or folder that has another path now.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Moved)]
+pub(crate) struct MovedView {
+    /// Absolute.
+    from: String,
+    /// Absolute.
+    to: String,
+    /// `base64` where either path is not UTF-8: then both are base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    encoding: Option<&'static str>,
+}
+
+/// A folder that was made.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MadeFolder)]
+pub(crate) struct MadeFolderView {
+    /// Absolute.
+    path: String,
+    /// `base64` where the path is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    encoding: Option<&'static str>,
+    /// Whether it was not there before.
+    made: bool,
+}
+
+/// An archive that was unpacked.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Unpacked)]
+pub(crate) struct UnpackedView {
+    /// Absolute.
+    path: String,
+    /// `base64` where the path is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    encoding: Option<&'static str>,
+    /// Entries of the archive.
+    entries: u64,
+    /// Bytes of the archive.
+    size: u64,
+}
+
 /// One page of a folder, sorted by name in byte order.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Listing)]
@@ -102,6 +146,40 @@ impl RemovedView {
             path: texts.show(path),
             encoding: texts.encoding(),
             removed,
+        }
+    }
+}
+
+impl MovedView {
+    pub(crate) fn of(from: &Octets, to: &Octets) -> Self {
+        let texts = Texts::of([from, to]);
+        Self {
+            from: texts.show(from),
+            to: texts.show(to),
+            encoding: texts.encoding(),
+        }
+    }
+}
+
+impl MadeFolderView {
+    pub(crate) fn of(path: &Octets, made: bool) -> Self {
+        let texts = Texts::of([path]);
+        Self {
+            path: texts.show(path),
+            encoding: texts.encoding(),
+            made,
+        }
+    }
+}
+
+impl UnpackedView {
+    pub(crate) fn of(path: &Octets, entries: u64, size: u64) -> Self {
+        let texts = Texts::of([path]);
+        Self {
+            path: texts.show(path),
+            encoding: texts.encoding(),
+            entries,
+            size,
         }
     }
 }

@@ -19,7 +19,10 @@ pub(crate) enum InputView {
     List(ListInputView),
     Remove(RemoveInputView),
     Publish(PublishInputView),
-    Download(DownloadInputView),
+    Move(MoveInputView),
+    Mkdir(MkdirInputView),
+    Unpack(UnpackInputView),
+    Path(PathInputView),
     Lifecycle(LifecycleInputView),
 }
 
@@ -64,15 +67,45 @@ pub(crate) struct UploadInputView {
     size: u64,
 }
 
-/// Of a download.
+/// Of a download or a pack.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = DownloadInput)]
-pub(crate) struct DownloadInputView {
+#[schema(as = PathInput)]
+pub(crate) struct PathInputView {
     path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     encoding: Option<&'static str>,
-    offset: u64,
-    length: Option<u64>,
+}
+
+/// Of a move.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MoveInput)]
+pub(crate) struct MoveInputView {
+    from: String,
+    to: String,
+    /// `base64` where either path is not UTF-8: then both are base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoding: Option<&'static str>,
+}
+
+/// Of a mkdir.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MkdirInput)]
+pub(crate) struct MkdirInputView {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoding: Option<&'static str>,
+    parents: bool,
+}
+
+/// Of an unpack.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UnpackInput)]
+pub(crate) struct UnpackInputView {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoding: Option<&'static str>,
+    /// Bytes of the archive.
+    size: u64,
 }
 
 /// Of a list.
@@ -126,24 +159,12 @@ impl InputView {
                     path,
                     encoding,
                     mode: mode.map(|mode| format!("{mode:04o}")),
-                    size: match content {
-                        ByteContent::Inline(octets) => octets.len() as u64,
-                        ByteContent::Staged { size, .. } => *size,
-                    },
+                    size: size_of(content),
                 })
             }
-            JobInput::Download {
-                path,
-                offset,
-                length,
-            } => {
+            JobInput::Download { path, .. } | JobInput::Pack { path } => {
                 let (path, encoding) = shown(path);
-                Self::Download(DownloadInputView {
-                    path,
-                    encoding,
-                    offset: *offset,
-                    length: *length,
-                })
+                Self::Path(PathInputView { path, encoding })
             }
             JobInput::List { path, depth, .. } => {
                 let (path, encoding) = shown(path);
@@ -159,6 +180,30 @@ impl InputView {
                     path,
                     encoding,
                     recursive: *recursive,
+                })
+            }
+            JobInput::Move { from, to } => {
+                let texts = Texts::of([from, to]);
+                Self::Move(MoveInputView {
+                    from: texts.show(from),
+                    to: texts.show(to),
+                    encoding: texts.encoding(),
+                })
+            }
+            JobInput::Mkdir { path, parents } => {
+                let (path, encoding) = shown(path);
+                Self::Mkdir(MkdirInputView {
+                    path,
+                    encoding,
+                    parents: *parents,
+                })
+            }
+            JobInput::Unpack { path, content } => {
+                let (path, encoding) = shown(path);
+                Self::Unpack(UnpackInputView {
+                    path,
+                    encoding,
+                    size: size_of(content),
                 })
             }
             JobInput::Publish(publish) => Self::Publish(PublishInputView::of(publish)),
@@ -196,6 +241,14 @@ impl PublishInputView {
             task_id: publish.task_id.clone(),
             metadata: publish.metadata.clone(),
         }
+    }
+}
+
+/// Bytes of content, wherever it is.
+pub(super) fn size_of(content: &ByteContent) -> u64 {
+    match content {
+        ByteContent::Inline(octets) => octets.len() as u64,
+        ByteContent::Staged { size, .. } => *size,
     }
 }
 

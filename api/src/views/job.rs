@@ -19,7 +19,8 @@ pub(crate) struct JobView {
     /// A UUID of version 7.
     #[schema(value_type = String, format = Uuid)]
     id: JobId,
-    /// `create`, `start`, `stop`, `delete`, `exec`, `upload`, `download`, `list`, `remove` or `publish`.
+    /// `create`, `start`, `stop`, `delete`, `exec`, `upload`, `download`, `list`, `remove`, `move`, `mkdir`, `pack`,
+    /// `unpack` or `publish`.
     kind: &'static str,
     #[schema(value_type = String)]
     environment: EnvironmentId,

@@ -15,7 +15,9 @@ mod text;
 
 pub(crate) use artifact::ArtifactView;
 pub(crate) use environment::EnvironmentView;
-pub(crate) use file::{ListingView, RemovedView, UploadedView, name_in_token};
+pub(crate) use file::{
+    ListingView, MadeFolderView, MovedView, RemovedView, UnpackedView, UploadedView, name_in_token,
+};
 pub(crate) use job::JobView;
 pub(crate) use output::{OutputEvent, OutputWindow, Window};
 pub(crate) use page::{ArtifactPage, EnvironmentPage, JobPage};

@@ -2,10 +2,13 @@
 
 use serde::Serialize;
 use shared::ids::ArtifactId;
-use shared::job::{ByteContent, ExecResult, JobResult};
+use shared::job::{ExecResult, JobResult};
 use utoipa::ToSchema;
 
-use crate::views::file::{ListingView, RemovedView, UploadedView};
+use crate::views::file::{
+    ListingView, MadeFolderView, MovedView, RemovedView, UnpackedView, UploadedView,
+};
+use crate::views::input::size_of;
 use crate::views::preview::trim;
 use crate::views::text::Texts;
 
@@ -20,6 +23,10 @@ pub(crate) enum ResultView {
     Listed(ListingView),
     Uploaded(UploadedView),
     Removed(RemovedView),
+    Moved(MovedView),
+    MadeFolder(MadeFolderView),
+    Unpacked(UnpackedView),
+    Packed(PackedView),
 }
 
 /// How a command ended, and the head and tail of what it wrote: up to 64 KiB each. All of it is under
@@ -86,6 +93,18 @@ pub(crate) struct DownloadedView {
     etag: String,
 }
 
+/// A folder or file that was read as an archive; its bytes were the answer of the call that asked.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Packed)]
+pub(crate) struct PackedView {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    encoding: Option<&'static str>,
+    /// Bytes of the archive.
+    length: u64,
+}
+
 #[allow(
     clippy::trivially_copy_pass_by_ref,
     reason = "the shape that serde asks for"
@@ -107,10 +126,7 @@ impl ResultView {
                 Self::Downloaded(DownloadedView {
                     path: texts.show(&head.path),
                     encoding: texts.encoding(),
-                    length: match content {
-                        ByteContent::Inline(octets) => octets.len() as u64,
-                        ByteContent::Staged { size, .. } => *size,
-                    },
+                    length: size_of(content),
                     etag: head.etag.clone(),
                 })
             }
@@ -120,6 +136,23 @@ impl ResultView {
                 more,
             } => Self::Listed(ListingView::of(path, entries, *more)),
             JobResult::Removed { path, removed } => Self::Removed(RemovedView::of(path, *removed)),
+            JobResult::Moved { from, to } => Self::Moved(MovedView::of(from, to)),
+            JobResult::MadeFolder { path, made } => {
+                Self::MadeFolder(MadeFolderView::of(path, *made))
+            }
+            JobResult::Packed { path, content } => {
+                let texts = Texts::of([path]);
+                Self::Packed(PackedView {
+                    path: texts.show(path),
+                    encoding: texts.encoding(),
+                    length: size_of(content),
+                })
+            }
+            JobResult::Unpacked {
+                path,
+                entries,
+                size,
+            } => Self::Unpacked(UnpackedView::of(path, *entries, *size)),
             JobResult::Published {
                 artifact_id,
                 uri,

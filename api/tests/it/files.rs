@@ -231,3 +231,209 @@ async fn a_list_that_takes_long_is_a_job() {
         "download"
     );
 }
+
+#[tokio::test]
+async fn ranges_and_tags_say_what_of_a_file_is_wanted() {
+    let world = World::new().await;
+    world.environment("e").await;
+    let all = bytes((9 << 20) + 7);
+    put(&world, "path=big", all.clone()).await.expect(200);
+    let get = async |headers: &[(&str, &str)]| {
+        let request = world.request(Method::GET, &format!("{CONTENT}?path=big"));
+        let request = headers.iter().fold(request, |request, (name, value)| {
+            request.header(*name, *value)
+        });
+        world.send(request).await
+    };
+    let size = all.len();
+    let whole = get(&[]).await.expect(200);
+    let etag = whole.header("etag").to_owned();
+    assert_eq!(whole.header("accept-ranges"), "bytes");
+    for (range, first, last) in [
+        ("bytes=0-0".to_owned(), 0, 0),
+        ("bytes=5-4999999".to_owned(), 5, 4_999_999),
+        (format!("bytes={}-", size - 3), size - 3, size - 1),
+        ("bytes=-10".to_owned(), size - 10, size - 1),
+        (format!("bytes=100-{}", size * 2), 100, size - 1),
+    ] {
+        let part = get(&[("Range", &range)]).await.expect(206);
+        assert!(part.body == all[first..=last], "{range}");
+        assert_eq!(
+            part.header("content-range"),
+            format!("bytes {first}-{last}/{size}")
+        );
+        assert_eq!(
+            part.header("content-length"),
+            (last - first + 1).to_string()
+        );
+        assert_eq!(part.header("etag"), etag);
+    }
+    for ignored in ["bytes=5-1", "bytes=0-1,5-6", "lines=0-1"] {
+        let whole = get(&[("Range", ignored)]).await.expect(200);
+        assert_eq!(whole.body.len(), size, "{ignored}");
+    }
+    let beyond = get(&[("Range", &format!("bytes={size}-"))])
+        .await
+        .expect(416);
+    assert_eq!(beyond.header("content-range"), format!("bytes */{size}"));
+    assert_eq!(beyond.json()["code"], "range_not_satisfiable");
+
+    let known = get(&[("If-None-Match", &format!("\"x\", W/{etag}"))])
+        .await
+        .expect(304);
+    assert_eq!((known.header("etag"), known.body.len()), (etag.as_str(), 0));
+    get(&[("If-None-Match", "*"), ("Range", "bytes=0-1")])
+        .await
+        .expect(304);
+    get(&[("If-None-Match", "\"x\"")]).await.expect(200);
+    get(&[("If-Range", &etag), ("Range", "bytes=0-1")])
+        .await
+        .expect(206);
+    get(&[("If-Range", "\"x\""), ("Range", "bytes=0-1")])
+        .await
+        .expect(200);
+
+    let head = world.request(Method::HEAD, &format!("{CONTENT}?path=big"));
+    let head = world.send(head).await.expect(200);
+    assert_eq!(
+        (head.header("content-length"), head.header("etag")),
+        (size.to_string().as_str(), etag.as_str())
+    );
+    assert_eq!(head.body.len(), 0);
+    let known = world.request(Method::HEAD, &format!("{CONTENT}?path=big"));
+    world
+        .send(known.header("If-None-Match", &etag))
+        .await
+        .expect(304);
+    let none = world.request(Method::HEAD, &format!("{CONTENT}?path=none"));
+    world.send(none).await.expect(404);
+    put(&world, "path=empty", Vec::new()).await.expect(200);
+    let request = world.request(Method::GET, &format!("{CONTENT}?path=empty"));
+    world
+        .send(request.header("Range", "bytes=0-"))
+        .await
+        .expect(416);
+}
+
+#[tokio::test]
+async fn files_are_moved_and_folders_made() {
+    let world = World::new().await;
+    world.environment("e").await;
+    put(&world, "path=a", bytes(3)).await.expect(200);
+    let post = async |what: &str, body| world.post(&format!("{FILES}/{what}"), body).await;
+    let moved = post("move", json!({"from": "a", "to": {"base64": "/w=="}}))
+        .await
+        .expect(200);
+    assert!(!moved.header("x-job-id").is_empty());
+    let moved = moved.json();
+    assert_eq!(
+        (&moved["to"], &moved["encoding"]),
+        (&json!("/w=="), &json!("base64"))
+    );
+    assert_eq!(
+        world
+            .get(&format!("{CONTENT}?path=%FF"))
+            .await
+            .expect(200)
+            .body,
+        bytes(3)
+    );
+    let gone = post("move", json!({"from": "a", "to": "b"}))
+        .await
+        .expect(404)
+        .json();
+    assert_eq!(gone["code"], "file_not_found");
+    let made = post("mkdir", json!({"path": "d", "parents": true}))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!((&made["path"], &made["made"]), (&json!("d"), &json!(true)));
+    let there = post("mkdir", json!({"path": "d"})).await.expect(409).json();
+    assert_eq!(there["code"], "already_exists");
+    for (what, body, field) in [
+        ("move", json!({"from": "a"}), "to"),
+        ("move", json!({"from": "", "to": "b"}), "from"),
+        ("move", json!({"from": "a", "to": "b\u{0}"}), "to"),
+        ("mkdir", json!({}), "path"),
+        ("mkdir", json!({"path": "d", "parents": 1}), "parents"),
+        ("mkdir", json!({"path": "d", "mode": 1}), "mode"),
+    ] {
+        let refused = post(what, body.clone()).await.expect(422).json();
+        assert_eq!(refused["errors"][0]["field"], field, "{body}");
+    }
+    let kinds = world.get("/v1/jobs?kind=move").await.expect(200).json();
+    assert_eq!(kinds["jobs"][1]["input"]["from"], "YQ==");
+}
+
+#[tokio::test]
+async fn archives_of_every_size_come_back_as_they_went() {
+    let world = World::new().await;
+    world.environment("e").await;
+    let archive = format!("{FILES}/archive");
+    for size in [0, 10, 300_000, 9 << 20] {
+        put(&world, "path=dir/file", bytes(size)).await.expect(200);
+        let packed = world.get(&format!("{archive}?path=dir")).await.expect(200);
+        assert_eq!(packed.header("content-type"), "application/x-tar");
+        assert!(packed.body.len() >= size && packed.body.len() % 512 == 0);
+        let length = packed.body.len();
+        let request = world.request(Method::PUT, &format!("{archive}?path=copy{size}"));
+        let unpacked = world
+            .send(request.body(packed.body))
+            .await
+            .expect(200)
+            .json();
+        assert_eq!(unpacked["size"], length);
+        let read = world
+            .get(&format!("{CONTENT}?path=copy{size}/file"))
+            .await
+            .expect(200);
+        assert!(read.body == bytes(size), "{size}");
+    }
+    assert!(
+        world
+            .backends
+            .blobs
+            .list("staging", "")
+            .await
+            .expect("listed")
+            .is_empty()
+            || {
+                // What was read goes after its answer, so it may still be there for a moment.
+                let mut left = true;
+                for _ in 0..600 {
+                    left = !world
+                        .backends
+                        .blobs
+                        .list("staging", "")
+                        .await
+                        .expect("listed")
+                        .is_empty();
+                    if !left {
+                        break;
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+                !left
+            }
+    );
+    put(&world, "path=breaks/file", bytes(9 << 20))
+        .await
+        .expect(200);
+    let request = world.request(Method::GET, &format!("{archive}?path=breaks"));
+    let response = request.send().await.expect("a head, or an error");
+    if response.status() == 200 {
+        assert!(response.bytes().await.is_err(), "it is never whole");
+    } else {
+        assert_eq!(response.status(), 409);
+    }
+    world.get(&format!("{archive}?path=none")).await.expect(404);
+    let request = world
+        .request(Method::PUT, &archive)
+        .body("no archive at all".repeat(100));
+    let refused = world.send(request).await.expect(422).json();
+    assert_eq!(refused["code"], "archive_refused");
+    world
+        .get(&format!("{archive}?path=a%00b"))
+        .await
+        .expect(422);
+}

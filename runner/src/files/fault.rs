@@ -45,11 +45,19 @@ impl Fault {
         }
     }
 
+    /// The fault with the name of what it happened to, where several are worked on.
+    pub(crate) fn at(self, path: &[u8]) -> Self {
+        let path = String::from_utf8_lossy(path);
+        Self::new(self.code, format!("{path:?}: {}", self.message))
+    }
+
     fn grpc_code(&self) -> Code {
         match self.code {
             FileErrorCode::NotFound => Code::NotFound,
             FileErrorCode::PermissionDenied | FileErrorCode::ReadOnly => Code::PermissionDenied,
-            FileErrorCode::NameTooLong | FileErrorCode::InvalidPath => Code::InvalidArgument,
+            FileErrorCode::NameTooLong
+            | FileErrorCode::InvalidPath
+            | FileErrorCode::ArchiveRefused => Code::InvalidArgument,
             FileErrorCode::NoSpace => Code::ResourceExhausted,
             FileErrorCode::RangeNotSatisfiable => Code::OutOfRange,
             FileErrorCode::ChangedWhileRead => Code::Aborted,
@@ -57,7 +65,9 @@ impl Fault {
             | FileErrorCode::IsADirectory
             | FileErrorCode::NotARegularFile
             | FileErrorCode::DirectoryNotEmpty
-            | FileErrorCode::TooManyLinks => Code::FailedPrecondition,
+            | FileErrorCode::TooManyLinks
+            | FileErrorCode::AlreadyExists
+            | FileErrorCode::OtherFileSystem => Code::FailedPrecondition,
             FileErrorCode::FileIo | FileErrorCode::Unspecified => Code::Internal,
         }
     }
@@ -77,6 +87,7 @@ impl From<Errno> for Fault {
             Errno::NOTEMPTY | Errno::EXIST => FileErrorCode::DirectoryNotEmpty,
             Errno::LOOP => FileErrorCode::TooManyLinks,
             Errno::ROFS => FileErrorCode::ReadOnly,
+            Errno::XDEV => FileErrorCode::OtherFileSystem,
             Errno::INVAL | Errno::ILSEQ => FileErrorCode::InvalidPath,
             _ => FileErrorCode::FileIo,
         };

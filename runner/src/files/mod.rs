@@ -7,10 +7,15 @@
 mod fault;
 mod identity;
 mod list;
+mod mkdir;
+mod moving;
 mod mutation;
+mod pack;
 mod place;
 mod read;
 mod remove;
+mod tar;
+mod unpack;
 mod write;
 
 use std::path::PathBuf;

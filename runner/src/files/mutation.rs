@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use tokio::sync::Mutex;
 
 use crate::ids::JobId;
-use crate::proto::{RemoveFileReply, WriteFileReply};
+use crate::proto::{MakeFolderReply, MoveFileReply, RemoveFileReply, UnpackReply, WriteFileReply};
 
 /// Replies that are kept. The oldest go first, those of sealed ids before the others.
 const MAX_REPLIES: usize = 4096;
@@ -19,6 +19,9 @@ const MAX_REPLIES: usize = 4096;
 pub(crate) enum Reply {
     Written(WriteFileReply),
     Removed(RemoveFileReply),
+    Moved(MoveFileReply),
+    Made(MakeFolderReply),
+    Unpacked(UnpackReply),
 }
 
 /// The lock of an id, with its reply once it is done.

@@ -23,6 +23,7 @@ use crate::proto::read_file_event::Event;
 use crate::proto::{FileErrorCode, FileHead, ReadEnd, ReadFileEvent, ReadFileRequest};
 
 enum Step {
+    OnlyHead(FileHead),
     Head(FileHead),
     Data,
     Done,
@@ -47,6 +48,7 @@ impl Files {
     ) -> Result<impl Stream<Item = Result<ReadFileEvent, Fault>> + Send + use<>, Fault> {
         let volume = Arc::clone(&self.volume);
         let (offset, length) = (request.offset, request.length);
+        let only_head = request.only_head;
         let opened = self
             .pool
             .run(move || open_file(&volume, &request.path, offset, length))
@@ -59,7 +61,11 @@ impl Files {
             modified_ns: head.modified_ns,
             offset,
             left: head.length,
-            step: Step::Head(head),
+            step: if only_head {
+                Step::OnlyHead(head)
+            } else {
+                Step::Head(head)
+            },
         };
         Ok(futures::stream::unfold(reading, |mut reading| async {
             let event = reading.next().await?;
@@ -77,6 +83,10 @@ impl Files {
 impl Reading {
     async fn next(&mut self) -> Option<Result<Event, Fault>> {
         match std::mem::replace(&mut self.step, Step::Data) {
+            Step::OnlyHead(head) => {
+                self.step = Step::Done;
+                Some(Ok(Event::Head(head)))
+            }
             Step::Head(head) => Some(Ok(Event::Head(head))),
             Step::Data if self.left == 0 => {
                 self.step = Step::Done;
@@ -126,7 +136,7 @@ fn read_exact(file: &File, offset: u64, length: usize) -> Result<Vec<u8>, Fault>
 }
 
 /// Refuses a file that was modified since it had this size and time, unless it grew.
-fn check_unchanged(file: &File, size: u64, modified: i64) -> Result<(), Fault> {
+pub(super) fn check_unchanged(file: &File, size: u64, modified: i64) -> Result<(), Fault> {
     let stat = rustix::fs::fstat(file)?;
     let grew = size_of(&stat) > size;
     if modified_ns(&stat) != modified && !grew {
@@ -139,7 +149,7 @@ fn check_unchanged(file: &File, size: u64, modified: i64) -> Result<(), Fault> {
 }
 
 /// The size in bytes.
-fn size_of(stat: &Stat) -> u64 {
+pub(super) fn size_of(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
 }
 

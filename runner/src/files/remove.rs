@@ -17,7 +17,7 @@ use super::fault::{Fault, Refused};
 use super::mutation::Reply;
 use super::place::{absolute, named_entry, open_folder};
 use crate::ids::Permit;
-use crate::jobs::{Jobs, Refusal};
+use crate::jobs::Refusal;
 use crate::proto::{FileErrorCode, RemoveFileReply, RemoveFileRequest};
 
 /// How often a folder is emptied again because somebody puts files into it meanwhile.
@@ -48,10 +48,11 @@ impl Files {
             let mut done = slot.lock().await;
             match done.clone() {
                 Some(Reply::Removed(reply)) => return Ok(reply),
-                Some(Reply::Written(_)) => return Err(Refusal::AlreadyStarted.into()),
+                Some(_) => return Err(Refusal::AlreadyStarted.into()),
                 None => {}
             }
-            let removing = move || remove(&volume, &path, recursive, &Allowed { jobs, permit });
+            let check = move || Ok(jobs.check_mutation(&permit)?);
+            let removing = move || remove(&volume, &path, recursive, &check);
             let reply = pool.run(removing).await??;
             *done = Some(Reply::Removed(reply.clone()));
             Ok(reply)
@@ -63,24 +64,26 @@ impl Files {
 }
 
 /// Asked before each change, so that a seal stops a long removal.
-struct Allowed {
-    jobs: Arc<Jobs>,
-    permit: Permit,
-}
+pub(super) type Check<'a> = &'a dyn Fn() -> Result<(), Refused>;
 
-impl Allowed {
-    fn check(&self) -> Result<(), Refused> {
-        Ok(self.jobs.check_mutation(&self.permit)?)
-    }
+/// Removes a folder with all that is in it, without following a link; how many names.
+pub(super) fn remove_tree(
+    parent: &OwnedFd,
+    name: &OsStr,
+    check: Check<'_>,
+) -> Result<u64, Refused> {
+    let mut removal = Removal { check, removed: 0 };
+    removal.remove_tree(parent, name)?;
+    Ok(removal.removed)
 }
 
 fn remove(
     volume: &Path,
     path: &[u8],
     recursive: bool,
-    allowed: &Allowed,
+    check: Check<'_>,
 ) -> Result<RemoveFileReply, Refused> {
-    allowed.check()?;
+    check()?;
     let asked = absolute(volume, path)?;
     let (Some(parent), Some(name)) = (asked.parent(), asked.file_name()) else {
         return Err(protected().into());
@@ -90,12 +93,8 @@ fn remove(
     if is_folder {
         check_unprotected(volume, &parent_folder, name)?;
     }
-    let mut removal = Removal {
-        allowed,
-        removed: 0,
-    };
-    if is_folder && recursive {
-        removal.remove_tree(&parent_folder, name)?;
+    let removed = if is_folder && recursive {
+        remove_tree(&parent_folder, name, check)?
     } else {
         let flags = if is_folder {
             AtFlags::REMOVEDIR
@@ -103,28 +102,32 @@ fn remove(
             AtFlags::empty()
         };
         rustix::fs::unlinkat(&parent_folder, name, flags).map_err(Fault::from)?;
-        removal.removed = 1;
-    }
+        1
+    };
     Ok(RemoveFileReply {
         path: named_entry(&asked, &parent_folder, name).into(),
-        removed: removal.removed,
+        removed,
     })
 }
 
-fn protected() -> Fault {
+pub(super) fn protected() -> Fault {
     Fault::new(
         FileErrorCode::InvalidPath,
-        "the root and the volume itself cannot be removed",
+        "the root and the volume itself cannot be removed or moved",
     )
 }
 
-fn is_folder(parent: &OwnedFd, name: &OsStr) -> Result<bool, Fault> {
+pub(super) fn is_folder(parent: &OwnedFd, name: &OsStr) -> Result<bool, Fault> {
     let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
 /// Refuses the root, the volume, and whatever holds the volume.
-fn check_unprotected(volume: &Path, parent: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
+pub(super) fn check_unprotected(
+    volume: &Path,
+    parent: &OwnedFd,
+    name: &OsStr,
+) -> Result<(), Fault> {
     let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
     for path in volume.ancestors() {
         // What the user may not look at, the user cannot remove either.
@@ -137,7 +140,7 @@ fn check_unprotected(volume: &Path, parent: &OwnedFd, name: &OsStr) -> Result<()
 }
 
 struct Removal<'a> {
-    allowed: &'a Allowed,
+    check: Check<'a>,
     removed: u64,
 }
 
@@ -193,7 +196,7 @@ impl Removal<'_> {
                 )
                 .into());
             }
-            self.allowed.check()?;
+            (self.check)()?;
             match rustix::fs::unlinkat(&above, &level.name, AtFlags::REMOVEDIR) {
                 Err(Errno::NOTEMPTY | Errno::EXIST) if level.rounds < MAX_ROUNDS => {
                     level.rounds += 1;
@@ -219,7 +222,7 @@ impl Removal<'_> {
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
-            self.allowed.check()?;
+            (self.check)()?;
             match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
                 Ok(()) => self.removed += 1,
                 Err(Errno::NOENT) => {}

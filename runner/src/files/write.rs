@@ -161,7 +161,7 @@ async fn next(
 fn written(reply: Reply) -> Result<WriteFileReply, Refused> {
     match reply {
         Reply::Written(reply) => Ok(reply),
-        Reply::Removed(_) => Err(Refusal::AlreadyStarted.into()),
+        _ => Err(Refusal::AlreadyStarted.into()),
     }
 }
 
@@ -256,7 +256,7 @@ impl Draft {
 }
 
 /// Makes a folder and those above it, as far as they are missing.
-fn make_folders(folder: &Path) -> Result<(), Fault> {
+pub(super) fn make_folders(folder: &Path) -> Result<(), Fault> {
     let made = std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::wanted::Verdict;
 use crate::ids::ArtifactId;
 use crate::octets::Octets;
 
@@ -20,7 +21,7 @@ pub enum ByteContent {
     Staged {
         /// Bytes in all.
         size: u64,
-        /// Objects that hold them: one of an upload, parts of 4 MiB of a download.
+        /// Objects that hold them: one of an upload, parts of 4 MiB of what is read.
         parts: u32,
     },
 }
@@ -64,6 +65,36 @@ pub enum JobResult {
         path: Octets,
         /// Files and folders.
         removed: u64,
+    },
+    /// Of a move.
+    Moved {
+        /// Absolute.
+        from: Octets,
+        /// Absolute.
+        to: Octets,
+    },
+    /// Of a mkdir.
+    MadeFolder {
+        /// Absolute.
+        path: Octets,
+        /// Whether it was not there before.
+        made: bool,
+    },
+    /// Of a pack.
+    Packed {
+        /// Absolute, links resolved.
+        path: Octets,
+        /// The archive, or where it is.
+        content: ByteContent,
+    },
+    /// Of an unpack.
+    Unpacked {
+        /// Absolute.
+        path: Octets,
+        /// Entries of the archive.
+        entries: u64,
+        /// Bytes of the archive.
+        size: u64,
     },
     /// Of a publish.
     Published {
@@ -141,7 +172,13 @@ pub struct DownloadHead {
     pub path: Octets,
     /// Of the whole file, in bytes.
     pub size: u64,
-    /// Of the part that was asked for, in bytes.
+    /// What of it was asked for.
+    #[serde(default)]
+    pub verdict: Verdict,
+    /// Where that begins.
+    #[serde(default)]
+    pub offset: u64,
+    /// How much that is, in bytes.
     pub length: u64,
     /// Permission bits.
     pub mode: u32,

@@ -20,7 +20,9 @@ use crate::links::{Client, Link};
 use crate::reach::{Backoff, Unreached, is_answer, reach};
 use crate::restart;
 
+pub(super) mod keep;
 pub(super) mod read;
+pub(super) mod send;
 
 /// How long the runner may take to seal a job: it waits for a change that is being made.
 const SEAL_TIME: Duration = Duration::from_secs(60);
@@ -247,6 +249,9 @@ fn code_of(code: FileErrorCode) -> &'static str {
         FileErrorCode::ChangedWhileRead => "changed_while_read",
         FileErrorCode::ReadOnly => "read_only",
         FileErrorCode::InvalidPath => "invalid_path",
+        FileErrorCode::AlreadyExists => "already_exists",
+        FileErrorCode::OtherFileSystem => "other_file_system",
+        FileErrorCode::ArchiveRefused => "archive_refused",
         FileErrorCode::FileIo | FileErrorCode::Unspecified => "file_io",
     }
 }

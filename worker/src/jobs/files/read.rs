@@ -4,29 +4,82 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use runner::MAX_FRAME_BYTES;
 use runner::proto::read_file_event::Event;
-use runner::proto::{FileHead, ReadFileEvent, ReadFileRequest};
-use shared::job::DownloadHead;
+use runner::proto::{FileHead, PackEvent, PackRequest, ReadFileEvent, ReadFileRequest, pack_event};
+use shared::job::{DownloadHead, Span, Verdict, Wanted};
 use shared::octets::Octets;
 use tonic::{Status, Streaming};
 
 use super::{ANSWER_TIME, Failure, in_time, time};
 use crate::links::Client;
 
+/// How often a file that changes is looked at.
+const MAX_LOOKS: usize = 5;
+
 /// A file's bytes. They end with an error unless all of them arrived.
 pub(in crate::jobs) type FileBytes = BoxStream<'static, Result<Bytes, Status>>;
 
-/// The head of a file and its bytes.
+/// The head of a file and all of its bytes.
 pub(in crate::jobs) async fn open(
-    mut client: Client,
+    client: Client,
     path: &Octets,
-    offset: u64,
-    length: Option<u64>,
 ) -> Result<(DownloadHead, FileBytes), Failure> {
     let request = ReadFileRequest {
         path: path.0.clone(),
-        offset,
-        length: length.unwrap_or(0),
+        ..ReadFileRequest::default()
     };
+    let (head, events) = begin(client, request).await?;
+    let (size, etag) = (head.size, etag_of(&head));
+    let span = Wanted::default().span(size, &etag);
+    let bytes = bytes_of(events, span.length);
+    Ok((head_of(head, etag, span), bytes))
+}
+
+/// The head of a file and what is wanted of it. A file that becomes another between the look at it and the read is looked
+/// at again.
+pub(in crate::jobs) async fn open_wanted(
+    client: Client,
+    path: &Octets,
+    wanted: &Wanted,
+) -> Result<(DownloadHead, FileBytes), Failure> {
+    if wanted.is_everything() {
+        return open(client, path).await;
+    }
+    for _ in 0..MAX_LOOKS {
+        let look = ReadFileRequest {
+            path: path.0.clone(),
+            only_head: true,
+            ..ReadFileRequest::default()
+        };
+        let (head, _) = begin(client.clone(), look).await?;
+        let etag = etag_of(&head);
+        let span = wanted.span(head.size, &etag);
+        let has_bytes = matches!(span.verdict, Verdict::Whole | Verdict::Part);
+        if wanted.only_head || !has_bytes || span.length == 0 {
+            return Ok((head_of(head, etag, span), stream::empty().boxed()));
+        }
+        let read = ReadFileRequest {
+            path: path.0.clone(),
+            offset: span.offset,
+            length: span.length,
+            only_head: false,
+        };
+        let (head, events) = begin(client.clone(), read).await?;
+        if etag_of(&head) == etag && head.length == span.length {
+            let bytes = bytes_of(events, span.length);
+            return Ok((head_of(head, etag, span), bytes));
+        }
+    }
+    Err(Failure::job(
+        "changed_while_read",
+        "the file changes faster than it can be looked at",
+    ))
+}
+
+/// Opens a file; its head, and the events that follow.
+async fn begin(
+    mut client: Client,
+    request: ReadFileRequest,
+) -> Result<(FileHead, Streaming<ReadFileEvent>), Failure> {
     let mut events = in_time(ANSWER_TIME, client.read_file(request))
         .await?
         .into_inner();
@@ -39,19 +92,55 @@ pub(in crate::jobs) async fn open(
     if head.length > head.size {
         return Err(Failure::misbehaved("a part that is longer than its file"));
     }
-    let bytes = bytes_of(events, head.length);
-    Ok((head_of(head), bytes))
+    Ok((head, events))
 }
 
-fn head_of(head: FileHead) -> DownloadHead {
+/// The path of what is packed, and its archive.
+pub(in crate::jobs) async fn pack(
+    mut client: Client,
+    path: &Octets,
+) -> Result<(Octets, FileBytes), Failure> {
+    let request = PackRequest {
+        path: path.0.clone(),
+    };
+    let mut events = client.pack(request).await?.into_inner();
+    let first = events.message().await?.and_then(|event| event.event);
+    let Some(pack_event::Event::Head(head)) = first else {
+        return Err(Failure::misbehaved("an archive without a head"));
+    };
+    let bytes = stream::try_unfold((events, 0), |(mut events, size): (_, u64)| async move {
+        let events_of: &mut Streaming<PackEvent> = &mut events;
+        let event = events_of.message().await?.and_then(|event| event.event);
+        match event {
+            Some(pack_event::Event::Data(data)) if (1..=MAX_FRAME_BYTES).contains(&data.len()) => {
+                let size = size + data.len() as u64;
+                Ok(Some((data, (events, size))))
+            }
+            Some(pack_event::Event::End(end)) if end.size == size => Ok(None),
+            None => Err(Status::unavailable("the archive ended early")),
+            Some(_) => Err(Status::data_loss(
+                "the environment's runner sent another archive than it said",
+            )),
+        }
+    });
+    Ok((Octets(head.path), bytes.boxed()))
+}
+
+fn etag_of(head: &FileHead) -> String {
+    format!(
+        "\"{:x}-{:x}-{:x}\"",
+        head.inode, head.modified_ns, head.size
+    )
+}
+
+fn head_of(head: FileHead, etag: String, span: Span) -> DownloadHead {
     DownloadHead {
-        etag: format!(
-            "\"{:x}-{:x}-{:x}\"",
-            head.inode, head.modified_ns, head.size
-        ),
+        etag,
         path: Octets(head.path),
         size: head.size,
-        length: head.length,
+        verdict: span.verdict,
+        offset: span.offset,
+        length: span.length,
         mode: head.mode & 0o7777,
         modified_at: time(head.modified_ns),
     }

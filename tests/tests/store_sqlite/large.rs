@@ -2,8 +2,10 @@
 
 use shared::job::{JobState, Outcome};
 use shared::output::{Offsets, Stream};
-use shared::ports::{Cutoffs, JobFilter};
-use tests::conformance::store::given::{chunk, completion, exec_input, page, result_of};
+use shared::ports::{Cutoffs, EnvironmentFilter, JobFilter};
+use tests::conformance::store::given::{
+    chunk, completion, environment, exec_input, page, result_of,
+};
 
 use super::fresh;
 
@@ -105,4 +107,72 @@ async fn thousands_of_waiting_jobs_settle_at_once() {
         assert_eq!(given.job(job).await.state, JobState::Cancelled);
     }
     assert!(given.try_submit(&at, exec_input("true")).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_jobs_on_five_hundred_environments_are_listed_and_paged() {
+    const ENVIRONMENTS: usize = 500;
+    const JOBS: usize = 100_000;
+    let (_folder, given) = fresh();
+    let places: Vec<_> = (0..ENVIRONMENTS)
+        .map(|number| environment(&format!("e{number:03}")))
+        .collect();
+    for at in &places {
+        given.run(at).await;
+    }
+    // Many at a time, so that they share commits.
+    let writers = (0..50).map(|writer| {
+        let (given, places) = (given.clone(), places.clone());
+        tokio::spawn(async move {
+            for number in 0..JOBS / 50 {
+                let at = &places[(writer + number * 50) % ENVIRONMENTS];
+                given.exec(at).await;
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.expect("written");
+    }
+    let mut seen = std::collections::HashSet::new();
+    let mut token = None;
+    loop {
+        let filter = JobFilter::default();
+        let found = given
+            .store
+            .jobs(&places[0].tenant, &filter, page(1000, token))
+            .await;
+        let found = found.expect("a page");
+        seen.extend(found.items.iter().map(|job| job.id));
+        token = found.next;
+        if token.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), JOBS + ENVIRONMENTS, "each once");
+    let mut names = Vec::new();
+    let mut token = None;
+    loop {
+        let filter = EnvironmentFilter::default();
+        let found = given
+            .store
+            .environments(&places[0].tenant, &filter, page(77, token))
+            .await;
+        let found = found.expect("a page");
+        names.extend(found.items.iter().map(|found| found.id.clone()));
+        token = found.next;
+        if token.is_none() {
+            break;
+        }
+    }
+    let expected: Vec<_> = places.iter().map(|at| at.environment.clone()).collect();
+    assert_eq!(names, expected);
+    let of_one = JobFilter {
+        environment: Some(places[7].environment.clone()),
+        ..JobFilter::default()
+    };
+    let found = given
+        .store
+        .jobs(&places[0].tenant, &of_one, page(1000, None))
+        .await;
+    assert_eq!(found.expect("a page").items.len(), JOBS / ENVIRONMENTS + 1);
 }

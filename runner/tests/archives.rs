@@ -309,7 +309,7 @@ async fn archives_of_other_programs_are_read() {
             .arg(runner.volume().join("plain"))
             .args([format, "-cf", "-", "."]);
         let archive = piped(&mut tar, b"");
-        let into = format!("old{format}");
+        let into = format!("old-{}", format.trim_start_matches("--format="));
         runner.unpack(&into, &into, &archive).await.unwrap();
         assert_same(&runner.volume().join("plain"), &runner.volume().join(&into));
     }
@@ -475,7 +475,8 @@ async fn a_folder_that_is_there_is_filled_up() {
     assert_eq!(reply.entries, 4);
     let again = runner.unpack("u", "t", &archive).await.unwrap();
     assert_eq!(again, reply, "at most once per job");
-    let read = |name: &str| std::fs::read_to_string(runner.volume().join("t").join(name)).unwrap();
+    let folder = runner.volume().join("t");
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
     assert_eq!(
         (read("file").as_str(), read("d/a").as_str()),
         ("newest", "new")

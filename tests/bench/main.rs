@@ -5,11 +5,13 @@
 
 mod cold;
 mod exec;
+mod full;
 mod idle;
 mod peer;
 mod report;
 mod service;
 mod submit;
+mod transfer;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,5 +45,7 @@ async fn run(program: &std::path::Path) -> Result<Report, Failure> {
     cold::measure(program, &mut report).await?;
     submit::measure(program, &mut report).await?;
     idle::measure(program, &mut report).await?;
+    transfer::measure(program, &mut report).await?;
+    full::measure(program, &mut report).await?;
     Ok(report)
 }

@@ -33,6 +33,15 @@ impl Container {
     pub fn exec_true(&self) -> Result<(), Failure> {
         runc(&self.state, &["exec", &self.id, "true"])
     }
+
+    /// A command in it, as the user that commands have there.
+    pub fn exec(&self, command: &[&str]) -> Command {
+        let mut runc = Command::new("runc");
+        runc.arg("--root").arg(&self.state);
+        runc.args(["exec", "--user", "1000:1000", &self.id]);
+        runc.args(command).stdin(Stdio::null());
+        runc
+    }
 }
 
 /// A plain bundle on this machine's `/usr`.

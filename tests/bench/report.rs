@@ -87,6 +87,38 @@ impl Report {
         );
     }
 
+    /// How fast something is as a share of its peer's speed.
+    pub fn speed(
+        &mut self,
+        what: &str,
+        ours: &Samples,
+        peer_name: &str,
+        peer: &Samples,
+        target: Target,
+    ) {
+        let ratio = peer.quantile(0.5).as_secs_f64() / ours.quantile(0.5).as_secs_f64();
+        let detail = format!("{}; {peer_name}: {}", ours.show(), peer.show());
+        self.row(
+            what,
+            &format!("{ratio:.2} ×"),
+            &target.show(" ×"),
+            target.is_met(ratio),
+            &detail,
+        );
+    }
+
+    /// Memory that a process grew by, of which it may have so many MiB.
+    pub fn growth(&mut self, what: &str, bytes: u64, most: f64) {
+        let mebibytes = bytes as f64 / f64::from(1 << 20);
+        self.figure(
+            what,
+            mebibytes,
+            " MiB",
+            Target::AtMost(most),
+            "peak of resident memory",
+        );
+    }
+
     /// A figure with a unit.
     pub fn figure(&mut self, what: &str, value: f64, unit: &str, target: Target, detail: &str) {
         self.row(

@@ -21,7 +21,15 @@ pub struct Service {
 
 impl Service {
     pub async fn start(program: &Path, settings: &[(&str, &str)]) -> Result<Self, Failure> {
-        let folder = tempfile::tempdir()?;
+        Self::start_in(tempfile::tempdir()?, program, settings).await
+    }
+
+    /// Starts it on a data folder that may hold something.
+    pub async fn start_in(
+        folder: tempfile::TempDir,
+        program: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<Self, Failure> {
         let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let log = std::fs::File::create(folder.path().join("log"))?;
         let began = Instant::now();
@@ -117,6 +125,31 @@ impl Service {
         } else {
             Err(format!("delete: {}", response.text().await?).into())
         }
+    }
+
+    /// A request with the key.
+    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        self.client
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(&self.key)
+    }
+
+    /// Forgets how much memory the process had at most; how much it has now, in bytes.
+    pub fn forget_peak(&self) -> Result<u64, Failure> {
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5")?;
+        self.memory("VmRSS:")
+    }
+
+    /// How much memory the process had at most since then, in bytes.
+    pub fn peak(&self) -> Result<u64, Failure> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> Result<u64, Failure> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        Ok(kib.ok_or("no such field")?.parse::<u64>()? * 1024)
     }
 
     pub fn pid(&self) -> u32 {

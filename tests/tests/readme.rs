@@ -118,7 +118,14 @@ async fn every_example_prints_what_the_readme_says() {
     languages.sort_unstable();
     assert_eq!(
         languages,
-        ["python run", "python run", "sh run", "sh run", "sh run", "sh run"]
+        [
+            "python run",
+            "python run",
+            "sh run",
+            "sh run",
+            "sh run",
+            "sh run"
+        ]
     );
 }
 

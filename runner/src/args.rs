@@ -47,12 +47,25 @@ pub(crate) struct Settings {
     pub(crate) gid: u32,
     /// `NAME=value` each: the image's variables, defaults of every command.
     pub(crate) image_env: Vec<OsString>,
-    /// A delegated cgroup v2 directory, for the trees of jobs.
-    pub(crate) cgroup_fd: Option<RawFd>,
-    /// A delegated directory of the memory hierarchy (v1, or the v2 directory again), to count OOM kills by job.
-    pub(crate) memory_cgroup_fd: Option<RawFd>,
+    /// The cgroups that the runtime made.
+    pub(crate) cgroups: CgroupFds,
     /// Processes and threads that each user of this environment may have, where no cgroup counts them.
     pub(crate) processes: Option<u64>,
+}
+
+/// Descriptors of cgroups.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct CgroupFds {
+    /// A delegated cgroup v2 directory, for the trees of jobs.
+    pub(crate) trees: Option<RawFd>,
+    /// A delegated directory of the memory hierarchy (v1, or the v2 directory again), to count OOM kills by job.
+    pub(crate) memory: Option<RawFd>,
+    /// A delegated directory of the hierarchy of processor time (v1, or the v2 directory again), to share it by job.
+    pub(crate) cpu: Option<RawFd>,
+    /// Open `cgroup.procs` files of what PID 1 moves into before anything else.
+    pub(crate) own: Vec<RawFd>,
+    /// Open `cgroup.procs` files of what every command joins.
+    pub(crate) commands: Vec<RawFd>,
 }
 
 /// A command line that means nothing.
@@ -99,7 +112,7 @@ fn path(
 
 fn parse_init(mut arguments: impl Iterator<Item = OsString>) -> Result<Settings, ArgsError> {
     let (mut state, mut listen, mut volume, mut uid, mut gid) = (None, None, None, None, None);
-    let (mut cgroup_fd, mut memory_cgroup_fd, mut processes) = (None, None, None);
+    let (mut cgroups, mut processes) = (CgroupFds::default(), None);
     let mut image_env = Vec::new();
     while let Some(name) = arguments.next() {
         let mut value = |flag| arguments.next().ok_or(ArgsError::NoValue(flag));
@@ -113,10 +126,22 @@ fn parse_init(mut arguments: impl Iterator<Item = OsString>) -> Result<Settings,
             Some("--env") => image_env.push(value("--env")?),
             Some("--uid") => uid = Some(number("--uid", value("--uid")?)?),
             Some("--gid") => gid = Some(number("--gid", value("--gid")?)?),
-            Some("--cgroup-fd") => cgroup_fd = Some(number("--cgroup-fd", value("--cgroup-fd")?)?),
+            Some("--cgroup-fd") => {
+                cgroups.trees = Some(number("--cgroup-fd", value("--cgroup-fd")?)?);
+            }
             Some("--memory-cgroup-fd") => {
-                memory_cgroup_fd =
-                    Some(number("--memory-cgroup-fd", value("--memory-cgroup-fd")?)?);
+                cgroups.memory = Some(number("--memory-cgroup-fd", value("--memory-cgroup-fd")?)?);
+            }
+            Some("--cpu-cgroup-fd") => {
+                cgroups.cpu = Some(number("--cpu-cgroup-fd", value("--cpu-cgroup-fd")?)?);
+            }
+            Some("--own-procs-fd") => {
+                let own = number("--own-procs-fd", value("--own-procs-fd")?)?;
+                cgroups.own.push(own);
+            }
+            Some("--command-procs-fd") => {
+                let commands = number("--command-procs-fd", value("--command-procs-fd")?)?;
+                cgroups.commands.push(commands);
             }
             Some("--processes") => processes = Some(number("--processes", value("--processes")?)?),
             _ => return Err(ArgsError::Unknown(name)),
@@ -129,8 +154,7 @@ fn parse_init(mut arguments: impl Iterator<Item = OsString>) -> Result<Settings,
         uid: uid.ok_or(ArgsError::Missing("--uid"))?,
         gid: gid.ok_or(ArgsError::Missing("--gid"))?,
         image_env,
-        cgroup_fd,
-        memory_cgroup_fd,
+        cgroups,
         processes,
     })
 }
@@ -165,7 +189,12 @@ mod tests {
             "--gid",
             "100",
         ];
-        let words = [&words[..], &["--cgroup-fd", "4", "--memory-cgroup-fd", "5"]].concat();
+        let cgroups = [
+            ["--cgroup-fd", "4", "--memory-cgroup-fd", "5"],
+            ["--own-procs-fd", "6", "--own-procs-fd", "7"],
+            ["--command-procs-fd", "8", "--cpu-cgroup-fd", "9"],
+        ];
+        let words = [&words[..], &cgroups.concat()].concat();
         let words = [&words[..], &["--processes", "64"]].concat();
         let words = [&words[..], &["--env", "A=b=c", "--env", "D="]].concat();
         let expected = Settings {
@@ -175,8 +204,13 @@ mod tests {
             uid: 1000,
             gid: 100,
             image_env: vec!["A=b=c".into(), "D=".into()],
-            cgroup_fd: Some(4),
-            memory_cgroup_fd: Some(5),
+            cgroups: CgroupFds {
+                trees: Some(4),
+                memory: Some(5),
+                cpu: Some(9),
+                own: vec![6, 7],
+                commands: vec![8],
+            },
             processes: Some(64),
         };
         assert_eq!(parse_words(&words), Ok(Command::Init(expected)));

@@ -1,7 +1,7 @@
 //! PID 1: sets the process up, serves, and ends in order.
 
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use rustix::thread::CapabilitySet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 
-use crate::args::{Listen, Settings};
+use crate::args::{CgroupFds, Listen, Settings};
 use crate::files::{Files, Identity, IdentityPool};
 use crate::ids::Incarnation;
-use crate::jobs::{Cgroups, Jobs, Launcher, Spare, tree};
+use crate::jobs::{Cgroups, Delegated, Jobs, Launcher, Spare, tree};
 use crate::{reap, service, socket, sys};
 
 /// Between TERM and KILL for all jobs when PID 1 itself is told to end.
@@ -39,8 +39,10 @@ fn step<T>(what: &'static str, outcome: io::Result<T>) -> Result<T, InitError> {
 
 /// Serves until TERM or INT; then ends all jobs, writes their records, and returns.
 pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
+    // First of all, so that nothing that this process starts is left outside its own part.
+    step("own cgroup", join_own(&settings.cgroups.own))?;
     let listener = step("listening socket", listener(&settings.listen))?;
-    let cgroups = cgroups(settings)?;
+    let cgroups = step("cgroup descriptor", cgroups(&settings.cgroups))?;
     step("inherited descriptors", sys::close_all_on_exec())?;
     sys::ignore_write_signals();
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -139,16 +141,23 @@ fn listener(listen: &Listen) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn cgroups(settings: &Settings) -> Result<Cgroups, InitError> {
-    let adopt = |number: Option<RawFd>| -> Result<Option<OwnedFd>, InitError> {
-        number
-            .map(|number| step("cgroup descriptor", sys::adopt_fd(number)))
-            .transpose()
-    };
-    Ok(Cgroups::new(
-        adopt(settings.cgroup_fd)?,
-        adopt(settings.memory_cgroup_fd)?,
-    ))
+/// Moves this process out of the cgroup that bounds the whole environment, into the one that no command uses up.
+fn join_own(procs: &[RawFd]) -> io::Result<()> {
+    for number in procs {
+        rustix::io::write(sys::adopt_fd(*number)?, b"0")?;
+    }
+    Ok(())
+}
+
+fn cgroups(fds: &CgroupFds) -> io::Result<Cgroups> {
+    let adopt = |number: Option<RawFd>| number.map(sys::adopt_fd).transpose();
+    let commands: io::Result<Vec<_>> = fds.commands.iter().copied().map(sys::adopt_fd).collect();
+    Ok(Cgroups::new(Delegated {
+        trees: adopt(fds.trees)?,
+        memory: adopt(fds.memory)?,
+        cpu: adopt(fds.cpu)?,
+        commands: commands?,
+    }))
 }
 
 /// Raises the soft limit of open files to the hard one; answers what it was and what it is.

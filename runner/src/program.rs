@@ -9,7 +9,8 @@ use crate::args::{self, Command};
 ///
 /// ```text
 /// em-runner init --state DIR (--listen-fd N | --listen PATH) --volume DIR --uid N --gid N
-///                [--cgroup-fd N] [--memory-cgroup-fd N] [--processes N]
+///                [--cgroup-fd N] [--memory-cgroup-fd N] [--cpu-cgroup-fd N]
+///                [--own-procs-fd N]... [--command-procs-fd N]... [--processes N]
 /// em-runner connect PATH
 /// em-runner install FOLDER [HOME]
 /// em-runner --version

@@ -183,3 +183,46 @@ async fn what_the_kernel_kills_for_memory_is_counted_for_its_job() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn commands_and_their_supervisors_are_in_parts_of_their_own() {
+    let whole = Delegated::new(&["/sys/fs/cgroup/pids"], "parts")
+        .expect("this test needs root and the v1 hierarchy of processes");
+    let [own, commands] = ["init", "commands"].map(|part| whole.0.join(part));
+    for part in [&own, &commands] {
+        std::fs::create_dir(part).unwrap();
+    }
+    let home = new_home();
+    let mut arguments = init_arguments(home.path(), user());
+    arguments.extend(["--own-procs-fd", "8", "--command-procs-fd", "9"].map(str::to_owned));
+    let script = format!(
+        "exec 8>{}/cgroup.procs 9>{}/cgroup.procs; exec \"$0\" \"$@\"",
+        own.display(),
+        commands.display()
+    );
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, program()]).args(arguments);
+    let mut runner = Runner::start_command(home, &mut command).await;
+    let members = |part: &Path| {
+        let text = std::fs::read_to_string(part.join("cgroup.procs")).unwrap();
+        text.lines().count()
+    };
+    let text = runner
+        .run_shell("job", "grep :pids: /proc/self/cgroup")
+        .await
+        .text();
+    assert!(text.trim().ends_with("/commands"), "{text}");
+    let job = runner.shell("held", "exec sleep 300.64");
+    runner.client.start(job).await.unwrap();
+    wait_for("the command", || (members(&commands) == 1).then_some(())).await;
+    // PID 1, this job's supervisor, and the one that waits for the next.
+    wait_for("the supervisors", || (members(&own) == 3).then_some(())).await;
+    // The fork bomb's case: no process is left for commands, and all the same it is ended and another one starts.
+    std::fs::write(commands.join("pids.max"), "1").unwrap();
+    let refused = runner.run_shell("refused", "(true); echo reached").await;
+    assert!(!refused.text().contains("reached"), "{}", refused.text());
+    assert!(runner.kill("held", 0).await.tree_confirmed_gone);
+    assert_eq!(runner.run_shell("fine", "echo fine").await.text(), "fine\n");
+    drop(runner);
+    wait_for("an empty cgroup", || (members(&own) == 0).then_some(())).await;
+}

@@ -23,8 +23,8 @@ use rustix::net::{
 /// The one byte that releases a supervisor.
 pub(crate) const RELEASE: u8 = b'r';
 
-/// The most descriptors that come with a spec: the standard three and two cgroups.
-const MAX_FDS: usize = 5;
+/// The most descriptors that come with a spec: the standard three and as many cgroups as [`Event::Started`] has bits.
+const MAX_FDS: usize = 3 + 8;
 
 /// What a command is to be.
 #[derive(Clone, PartialEq, prost::Message)]

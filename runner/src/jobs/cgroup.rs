@@ -1,8 +1,11 @@
-//! One cgroup per job, where the runtime delegated a folder: the surest way to end a tree, and the way to count what
-//! the kernel killed for memory.
+//! One cgroup per job, where the runtime delegated a folder: the surest way to end a tree, the way to count what the
+//! kernel killed for memory, and what gives each job its share of processor time, however many processes another has.
 //!
 //! Only the command's process joins, never its supervisor, which must survive the tree to report its end. Everything
 //! here is best effort: a job without a cgroup is watched and killed through `/proc` like any other.
+//!
+//! Where the runtime set limits for all commands together, each joins what they are set on, so that however much the
+//! commands use up, what ends them is not starved.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,11 +26,31 @@ pub(crate) struct Cgroups {
     /// Of the v2 hierarchy, for trees.
     trees: Option<OwnedFd>,
     /// Of the memory hierarchy, unless it is the one of trees.
-    memory: Option<OwnedFd>,
+    memory: Option<Limiting>,
+    /// Of the hierarchy of processor time, unless it is the one of trees.
+    cpu: Option<Limiting>,
     /// `trees` counts memory too.
     trees_count_memory: bool,
+    /// `cgroup.procs` of what every command joins beside its job's own.
+    commands: Vec<OwnedFd>,
     /// Names that were still in use when their job ended.
     leftovers: Mutex<Vec<String>>,
+}
+
+/// A folder whose limits hold for all commands together.
+struct Limiting {
+    folder: OwnedFd,
+    /// `cgroup.procs` of the folder itself: for a job that has no child of it.
+    procs: Option<OwnedFd>,
+}
+
+/// What the runtime delegated, by what it is for.
+#[derive(Default)]
+pub(crate) struct Delegated {
+    pub(crate) trees: Option<OwnedFd>,
+    pub(crate) memory: Option<OwnedFd>,
+    pub(crate) cpu: Option<OwnedFd>,
+    pub(crate) commands: Vec<OwnedFd>,
 }
 
 /// One cgroup of one job.
@@ -42,21 +65,27 @@ struct Child {
 pub(crate) struct JobCgroups {
     tree: Option<Child>,
     memory: Option<Child>,
+    cpu: Option<Child>,
     name: String,
 }
 
 impl Cgroups {
-    /// Uses the folders given on the command line.
-    pub(crate) fn new(trees: Option<OwnedFd>, memory: Option<OwnedFd>) -> Self {
-        let trees_count_memory = match (&trees, &memory) {
-            (Some(trees), Some(memory)) => is_same(trees, memory),
-            _ => false,
-        };
-        let memory = memory.filter(|_| !trees_count_memory);
-        Self {
+    /// Uses what was given on the command line.
+    pub(crate) fn new(delegated: Delegated) -> Self {
+        let Delegated {
             trees,
             memory,
-            trees_count_memory,
+            cpu,
+            commands,
+        } = delegated;
+        let is_trees =
+            |folder: &OwnedFd| trees.as_ref().is_some_and(|trees| is_same(trees, folder));
+        Self {
+            trees_count_memory: memory.as_ref().is_some_and(is_trees),
+            memory: memory.filter(|folder| !is_trees(folder)).map(Limiting::new),
+            cpu: cpu.filter(|folder| !is_trees(folder)).map(Limiting::new),
+            trees,
+            commands,
             leftovers: Mutex::new(Vec::new()),
         }
     }
@@ -64,9 +93,33 @@ impl Cgroups {
     /// Makes the cgroups of a job, as far as that is possible.
     pub(crate) fn make(&self, job: &JobId) -> JobCgroups {
         let name = format!("job-{job}");
-        let make = |parent: &Option<OwnedFd>| make_child(parent.as_ref()?, &name).ok();
-        let (tree, memory) = (make(&self.trees), make(&self.memory));
-        JobCgroups { tree, memory, name }
+        let [tree, memory, cpu] = self.folders().map(|folder| make_child(folder?, &name).ok());
+        JobCgroups {
+            tree,
+            memory,
+            cpu,
+            name,
+        }
+    }
+
+    /// The `cgroup.procs` files that the command's process must write itself into: the tree's first, if there is one.
+    pub(crate) fn procs<'a>(&'a self, job: &'a JobCgroups) -> impl Iterator<Item = BorrowedFd<'a>> {
+        let own = |child: &'a Option<Child>| child.as_ref().map(|child| &child.procs);
+        let all = |folder: &'a Option<Limiting>| folder.as_ref()?.procs.as_ref();
+        let of_job = [
+            own(&job.tree),
+            own(&job.memory).or_else(|| all(&self.memory)),
+            own(&job.cpu).or_else(|| all(&self.cpu)),
+        ];
+        let procs = of_job.into_iter().flatten().chain(&self.commands);
+        procs.map(OwnedFd::as_fd)
+    }
+
+    /// In the order of a job's cgroups.
+    fn folders(&self) -> [Option<&OwnedFd>; 3] {
+        let [memory, cpu] =
+            [&self.memory, &self.cpu].map(|limiting| Some(&limiting.as_ref()?.folder));
+        [self.trees.as_ref(), memory, cpu]
     }
 
     /// Processes of the job that the kernel killed for memory.
@@ -85,11 +138,16 @@ impl Cgroups {
 
     /// Removes the cgroups of a job, now or, if processes are left in them, after a later job.
     pub(crate) fn remove(&self, job: JobCgroups) {
-        let JobCgroups { tree, memory, name } = job;
-        if tree.is_none() && memory.is_none() {
+        let JobCgroups {
+            tree,
+            memory,
+            cpu,
+            name,
+        } = job;
+        if tree.is_none() && memory.is_none() && cpu.is_none() {
             return;
         }
-        drop((tree, memory));
+        drop((tree, memory, cpu));
         let mut leftovers = self
             .leftovers
             .lock()
@@ -106,30 +164,28 @@ impl Cgroups {
     }
 
     fn remove_named(&self, name: &str) -> bool {
-        let remove = |parent: &Option<OwnedFd>| {
-            parent.as_ref().is_none_or(|parent| {
+        let removed = self.folders().map(|parent| {
+            parent.is_none_or(|parent| {
                 matches!(
                     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR),
                     Ok(()) | Err(rustix::io::Errno::NOENT)
                 )
             })
-        };
-        let (tree, memory) = (remove(&self.trees), remove(&self.memory));
-        tree && memory
+        });
+        removed.iter().all(|removed| *removed)
+    }
+}
+
+impl Limiting {
+    fn new(folder: OwnedFd) -> Self {
+        let procs = open(&folder, "cgroup.procs", OFlags::WRONLY).ok();
+        Self { folder, procs }
     }
 }
 
 impl JobCgroups {
-    /// The `cgroup.procs` files that the command's process must write itself into: the tree's first, if there is one.
-    pub(crate) fn procs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [&self.tree, &self.memory]
-            .into_iter()
-            .flatten()
-            .map(|child| child.procs.as_fd())
-    }
-
     /// Forgets the tree's cgroup if the command did not join it: bit N of `joined` stands for the Nth of
-    /// [`Self::procs`].
+    /// [`Cgroups::procs`].
     pub(crate) fn keep(&mut self, joined: u8) {
         if joined & 1 == 0 {
             self.tree = None;

@@ -100,7 +100,7 @@ impl Launcher {
             command_stdout.as_fd(),
             command_stderr.as_fd(),
         ];
-        fds.extend(cgroups.procs());
+        fds.extend(self.cgroups.procs(cgroups));
         let supervisor = self.hand_over(spec, &fds)?;
         supervisor.control.set_nonblocking(true)?;
         let (stdout, stderr) = (stdout.into(), stderr.into());

@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 pub(crate) use self::attach::attach;
-pub(crate) use self::cgroup::Cgroups;
+pub(crate) use self::cgroup::{Cgroups, Delegated};
 use self::driver::Course;
 use self::failure::{Subject, start_error};
 use self::job::{Beginning, Disk, Job, Request};

@@ -109,50 +109,75 @@ async fn limits_are_those_of_the_spec_and_jobs_have_cgroups_of_their_own() {
         .expect("created");
     assert_eq!(started.limits_not_enforced, ["storage"]);
     let cgroups = bench.cgroups(lodging.uid());
-    let found = |names: &[&str]| -> String {
+    let found = |part: &str, names: &[&str]| -> String {
         let mut files = cgroups
             .iter()
-            .flat_map(|folder| names.iter().map(move |name| folder.join(name)));
+            .flat_map(|folder| names.iter().map(move |name| folder.join(part).join(name)));
         let file = files.find(|file| file.exists()).expect("a limit");
         fs::read_to_string(file)
             .expect("readable")
             .trim()
             .to_owned()
     };
-    assert_eq!(
-        found(&["memory.limit_in_bytes", "memory.max"]),
-        (200 << 20).to_string()
-    );
-    assert_eq!(found(&["pids.max"]), "77");
-    let cpu = found(&["cpu.cfs_quota_us", "cpu.max"]);
-    assert!(["75000", "75000 100000"].contains(&cpu.as_str()), "{cpu}");
+    let memory = |part| found(part, &["memory.limit_in_bytes", "memory.max"]);
+    let pids = |part| found(part, &["pids.max"]);
+    let cpu = |part| {
+        let quota = found(part, &["cpu.cfs_quota_us", "cpu.max"]);
+        quota.split(' ').next().expect("a number").to_owned()
+    };
+    assert_eq!(memory("commands"), (200 << 20).to_string());
+    assert_eq!(pids("commands"), "77");
+    assert_eq!(cpu("commands"), "75000");
+    // The whole is bounded too, and leaves PID 1 something that no command can take.
+    assert_eq!(memory("."), (264 << 20).to_string());
+    assert_eq!(pids("."), "2125");
+    assert_eq!(cpu("."), "100000");
     let mut session = lodging.session().await;
     let job = session.begin("cat; sleep 1000").await;
+    let limiting: Vec<_> = cgroups
+        .iter()
+        .filter(|folder| folder.join("commands").exists())
+        .collect();
+    let first = bench.pid(lodging.uid()).to_string();
+    for cgroup in &limiting {
+        let members = |part: &str| {
+            fs::read_to_string(cgroup.join(part).join("cgroup.procs")).expect("readable")
+        };
+        assert_eq!(members("."), "", "{}", cgroup.display());
+        assert!(members("init").lines().any(|pid| pid == first));
+        assert!(!members("commands").lines().any(|pid| pid == first));
+    }
     let unified = cgroups
         .iter()
         .find(|folder| folder.join("cgroup.kill").exists());
-    let unified = unified.expect("a cgroup of the unified hierarchy");
+    let unified = unified
+        .expect("a cgroup of the unified hierarchy")
+        .join("commands");
     let children = || {
-        fs::read_dir(unified)
+        fs::read_dir(&unified)
             .expect("there")
             .flatten()
             .filter(|entry| entry.path().is_dir())
             .count()
     };
     until(async || children() == 1).await;
-    // Its limits are not PID 1's to change, only its children are its own.
-    let owner = fs::metadata(unified).expect("there").uid();
+    // Its limits are not PID 1's to change, only the children of its commands are its own.
+    let owner = fs::metadata(&unified).expect("there").uid();
     assert!(owner >= 1 << 20);
-    for cgroup in &cgroups {
+    for part in limiting
+        .iter()
+        .flat_map(|cgroup| [".", "init", "commands"].map(|part| cgroup.join(part)))
+    {
         for limit in [
             "memory.limit_in_bytes",
             "memory.max",
             "pids.max",
             "cgroup.max.depth",
+            "cpu.cfs_quota_us",
             "cpu.max",
         ] {
-            if let Ok(found) = fs::metadata(cgroup.join(limit)) {
-                assert_eq!(found.uid(), 0, "{limit}");
+            if let Ok(found) = fs::metadata(part.join(limit)) {
+                assert_eq!(found.uid(), 0, "{} {limit}", part.display());
             }
         }
     }

@@ -52,8 +52,8 @@ pub(in crate::jobs) fn begin<T: Send + 'static>(
     let (broken, breakage) = oneshot::channel();
     let end = Gate::default();
     let (moved, moving) = watch::channel(());
-    let events = events(words, bytes, size, broken, end.clone())
-        .inspect(move |_| moved.send_replace(()));
+    let events =
+        events(words, bytes, size, broken, end.clone()).inspect(move |_| moved.send_replace(()));
     let brakes = Brakes {
         broken: breakage,
         moving,

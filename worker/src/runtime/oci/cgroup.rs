@@ -1,54 +1,49 @@
 //! The cgroups of a life: its limits, its processes as the kernel counts them, and what PID 1 may do with them.
 //!
-//! The OCI runtime sets the limits. This adapter makes two folders before it, so that PID 1 can have a child cgroup per
-//! job without ever seeing the cgroup file system:
+//! The OCI runtime sets the limits of the whole. Below it this adapter keeps two parts, in each hierarchy that limits
+//! something and in the unified one, so that commands that use up all that is theirs never starve PID 1:
 //!
 //! ```text
-//! unified hierarchy   /environment-manager-INSTANCE-UID/   owned by root inside: cgroup.kill ends one job's tree
-//! v1 memory           /environment-manager-INSTANCE-UID/   owned by root inside: out-of-memory kills told apart by job
+//! /environment-manager-INSTANCE-UID/       the whole: what the commands may use, and PID 1's allowance
+//!   init/                                  PID 1 and the supervisors of jobs
+//!   commands/                              what the spec says
+//!     job-ID/                              unified: cgroup.kill ends one job's tree
+//!                                          memory: out-of-memory kills told apart by job
+//!                                          cpu: a job's share, however many processes another has
 //! ```
 //!
-//! Only the folders and the files that move processes are handed over; the limits stay the host's. PID 1 gets them as
-//! descriptors of detached mounts: `..` ends there, so that not even a PID 1 that was taken over climbs out of them.
-//! Where only the unified hierarchy exists there is no second one: its memory controller cannot be given to children
-//! of a cgroup that has processes itself.
+//! PID 1 makes a child per job without ever seeing the cgroup file system: it gets the folders `commands` as descriptors
+//! of detached mounts: `..` ends there, so that not even a PID 1 that was taken over climbs out of them. Only the folders
+//! and the files that move processes are handed over; the limits stay the host's.
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::mount::{OpenTreeFlags, open_tree};
-
 use super::standing::Standing;
 use super::{files, process};
 
+mod division;
+
+pub(super) use division::Delegated;
+
 /// How long the kernel may take to empty a cgroup whose processes were killed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Child cgroups that PID 1 may make, of all depths.
-const MOST_CHILDREN: &str = "4096";
-/// How deep they may be.
-const DEEPEST: &str = "2";
+/// The part of PID 1.
+const INIT: &str = "init";
+/// The part of the commands.
+const COMMANDS: &str = "commands";
 
 /// The hierarchies that are mounted on this machine.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cgroups {
     unified: Option<PathBuf>,
     memory: Option<PathBuf>,
+    cpu: Option<PathBuf>,
+    pids: Option<PathBuf>,
     all: Vec<PathBuf>,
-}
-
-/// What PID 1 gets of its own cgroups.
-#[derive(Debug, Default)]
-pub(super) struct Delegated {
-    /// Of the unified hierarchy.
-    pub(super) unified: Option<OwnedFd>,
-    /// Of the v1 memory hierarchy.
-    pub(super) memory: Option<OwnedFd>,
 }
 
 impl Cgroups {
@@ -79,10 +74,16 @@ impl Cgroups {
             let options = kind.nth(1).unwrap_or_default();
             match fs_type {
                 "cgroup2" => found.unified = Some(path.clone()),
-                "cgroup" if options.split(',').any(|option| option == "memory") => {
-                    found.memory = Some(path.clone());
+                "cgroup" => {
+                    for option in options.split(',') {
+                        match option {
+                            "memory" => found.memory = Some(path.clone()),
+                            "cpu" => found.cpu = Some(path.clone()),
+                            "pids" => found.pids = Some(path.clone()),
+                            _ => {}
+                        }
+                    }
                 }
-                "cgroup" => {}
                 _ => continue,
             }
             found.all.push(path);
@@ -95,26 +96,15 @@ impl Cgroups {
         self.all.is_empty()
     }
 
-    /// Makes the two folders and hands them to `owner`, the host uid and gid of root inside.
-    pub(super) fn delegate(&self, name: &str, owner: u32) -> io::Result<Delegated> {
-        let unified = self.unified.as_ref().map(|mount| mount.join(name));
-        let memory = self.memory.as_ref().map(|mount| mount.join(name));
-        if let Some(folder) = &unified {
-            hand_over(
-                folder,
-                owner,
-                &["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"],
-            )?;
-            fs::write(folder.join("cgroup.max.descendants"), MOST_CHILDREN)?;
-            fs::write(folder.join("cgroup.max.depth"), DEEPEST)?;
-        }
-        if let Some(folder) = &memory {
-            hand_over(folder, owner, &["cgroup.procs", "tasks"])?;
-        }
-        Ok(Delegated {
-            unified: unified.as_deref().map(detached).transpose()?,
-            memory: memory.as_deref().map(detached).transpose()?,
-        })
+    /// The hierarchies in which PID 1 and the commands have parts of their own, each once.
+    fn divided(&self) -> Vec<&Path> {
+        let mut mounts: Vec<&Path> = [&self.unified, &self.memory, &self.cpu, &self.pids]
+            .into_iter()
+            .filter_map(Option::as_deref)
+            .collect();
+        mounts.sort_unstable();
+        mounts.dedup();
+        mounts
     }
 
     /// Puts a process, and what it will start, into a cgroup of that name, so that it is found again.
@@ -143,42 +133,25 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Processes of the cgroup itself, not of its children, that the kernel killed for memory.
+    /// PID 1s and supervisors that the kernel killed for memory; no command.
     pub(super) fn out_of_memory_kills(&self, name: &str) -> u64 {
-        let v1 = self
-            .memory
-            .as_ref()
-            .map(|mount| mount.join(name).join("memory.oom_control"));
-        let v2 = self
-            .unified
-            .as_ref()
-            .map(|mount| mount.join(name).join("memory.events.local"));
-        v1.or(v2)
-            .and_then(|path| fs::read_to_string(path).ok())
-            .and_then(|text| {
-                let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-                line?.trim().parse().ok()
-            })
-            .unwrap_or_default()
+        let (mount, file) = match (&self.memory, &self.unified) {
+            (Some(memory), _) => (memory, "memory.oom_control"),
+            (None, Some(unified)) => (unified, "memory.events.local"),
+            (None, None) => return 0,
+        };
+        // At first PID 1 is in the whole's.
+        let top = mount.join(name);
+        let kills = [top.join(INIT), top].map(|folder| oom_kills(&folder.join(file)));
+        kills.iter().sum()
     }
 }
 
-/// Makes the folder and gives it with some of its files to another owner.
-fn hand_over(folder: &Path, owner: u32, names: &[&str]) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    chown(folder, Some(owner), Some(owner))?;
-    for name in names {
-        chown(folder.join(name), Some(owner), Some(owner))?;
-    }
-    Ok(())
-}
-
-/// Opens a folder of which nothing above can be reached.
-fn detached(folder: &Path) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let mount = open_tree(CWD, folder, flags)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(openat(&mount, ".", flags, Mode::empty())?)
+fn oom_kills(file: &Path) -> u64 {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    line.and_then(|number| number.trim().parse().ok())
+        .unwrap_or_default()
 }
 
 /// Kills what is in the folder and those below it, and removes them all, the deepest first.
@@ -235,45 +208,29 @@ fn members(folder: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use rustix::fs::fstat;
-
     use super::*;
 
     #[test]
     fn hierarchies_are_read_from_the_mount_table() {
         let hybrid = "\
             35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
+            36 31 0:33 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
             39 31 0:36 / /sys/fs/cgroup/pids rw,relatime shared:9 - cgroup cgroup rw,pids\n\
             41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n\
             42 31 0:39 / /proc rw - proc proc rw\n";
         let found = Cgroups::parse(hybrid);
         assert_eq!(found.unified, Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(found.memory, Some("/sys/fs/cgroup/memory".into()));
-        assert_eq!(found.all.len(), 3);
+        assert_eq!(found.cpu, Some("/sys/fs/cgroup/cpu,cpuacct".into()));
+        assert_eq!(found.pids, Some("/sys/fs/cgroup/pids".into()));
+        assert_eq!(found.all.len(), 4);
+        assert_eq!(found.divided().len(), 4);
         let unified = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
         let found = Cgroups::parse(unified);
         assert_eq!(found.unified, Some("/sys/fs/cgroup".into()));
         assert_eq!(found.memory, None);
+        assert_eq!(found.divided(), [Path::new("/sys/fs/cgroup")]);
         assert!(Cgroups::parse("42 31 0:39 / /proc rw - proc proc rw\n").is_empty());
-    }
-
-    #[test]
-    fn nothing_above_a_delegated_folder_can_be_reached() {
-        let cgroups = Cgroups::mounted().expect("hierarchies");
-        let name = format!("environment-manager-test-{}", std::process::id());
-        let Delegated { unified, memory } = cgroups.delegate(&name, 1 << 20).expect("delegated");
-        let folders: Vec<OwnedFd> = unified.into_iter().chain(memory).collect();
-        assert!(!folders.is_empty());
-        for folder in &folders {
-            let flags = OFlags::PATH | OFlags::DIRECTORY;
-            let above = openat(folder, "../../../../..", flags, Mode::empty()).expect("a folder");
-            let (above, own) = (fstat(&above).expect("there"), fstat(folder).expect("there"));
-            assert_eq!((above.st_dev, above.st_ino), (own.st_dev, own.st_ino));
-            assert_eq!((own.st_uid, own.st_gid), (1 << 20, 1 << 20));
-        }
-        cgroups.remove(&name).expect("removed");
-        cgroups.remove(&name).expect("twice is no error");
-        assert!(cgroups.all.iter().all(|mount| !mount.join(&name).exists()));
     }
 
     #[test]

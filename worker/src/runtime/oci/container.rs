@@ -16,6 +16,7 @@ use super::fault::unavailable;
 use super::host::Host;
 use super::launch::{Connection, Launch, launch};
 use super::layout::{Home, Layout};
+use super::limits::Limits;
 use super::lock::Lock;
 use super::network::{self, Helper, NAME_SERVER, Network};
 use super::process::FirstProcess;
@@ -45,13 +46,16 @@ impl Host {
         };
         let ending = self.layout.home(&placement.uid).ending().exists();
         if !ending && self.first(&placement.uid)?.is_some() {
+            self.enforce_limits(placement)?;
             return Ok(started);
         }
         self.clear(&placement.uid)?;
         let prepared = self
             .prepare(placement, record, lock)
             .map_err(unavailable("the container cannot be prepared"))?;
-        if let Err(error) = launch(&self.program, prepared) {
+        let launched =
+            launch(&self.program, prepared).and_then(|()| self.enforce_limits(placement));
+        if let Err(error) = launched {
             self.clear(&placement.uid)?;
             return Err(error);
         }
@@ -68,18 +72,24 @@ impl Host {
         limits.iter().map(|limit| (*limit).to_owned()).collect()
     }
 
+    /// Sets the limits that could not be set before PID 1 was there.
+    fn enforce_limits(&self, placement: &Placement) -> Result<(), RuntimeError> {
+        let limits = Limits::of_commands(&placement.spec.resources);
+        self.cgroups
+            .enforce(&self.layout.cgroup(&placement.uid), limits)
+            .map_err(unavailable("the limits cannot be set"))
+    }
+
     /// Makes all that the OCI runtime needs to start the container.
     fn prepare(&self, placement: &Placement, record: &Record, lock: &Lock) -> io::Result<Launch> {
         let home = self.layout.home(&placement.uid);
         let cgroup = self.layout.cgroup(&placement.uid);
-        let Delegated { unified, memory } = self.cgroups.delegate(&cgroup, record.first_host_id)?;
+        let limits = Limits::of_commands(&placement.spec.resources);
+        let delegated = self
+            .cgroups
+            .delegate(&cgroup, record.first_host_id, limits)?;
         let mut inherited = vec![socket::listen(home.folder())?];
-        let mut inherit = |descriptor: Option<_>| {
-            let number = (LISTEN_FD..).nth(inherited.len());
-            inherited.push(descriptor?);
-            number
-        };
-        let (cgroup_fd, memory_fd) = (inherit(unified), inherit(memory));
+        let cgroup_flags = inherit(delegated, &mut inherited);
         let network = self.connection(placement, &home)?;
         // PID 1 needs no number for it: it only has to hold it.
         let network = network.map(|(connection, held)| {
@@ -93,6 +103,7 @@ impl Host {
         let config = Container {
             record,
             resources: &placement.spec.resources,
+            limits: limits.with_allowance(),
             ground: &ground,
             root: STAGE.as_ref(),
             runner: &self.runner,
@@ -100,8 +111,7 @@ impl Host {
             state: &home.runner_state(),
             is_isolated: network.is_none(),
             cgroup: (!self.standing.is_namespace()).then_some(cgroup.as_str()),
-            cgroup_fd,
-            memory_fd,
+            cgroup_flags,
         };
         let config = serde_json::to_vec(&config.config())?;
         fs::write(home.bundle().join("config.json"), config)?;
@@ -211,6 +221,37 @@ fn name_server(home: &Home) -> io::Result<(PathBuf, PathBuf)> {
     let text = format!("nameserver {NAME_SERVER}\n");
     files::write_whole(&file, text.as_bytes(), 0o644)?;
     Ok((file, PathBuf::from("/etc/resolv.conf")))
+}
+
+/// Puts what PID 1 gets of its cgroups behind what it inherits already; answers the flags that tell it.
+fn inherit(delegated: Delegated, inherited: &mut Vec<OwnedFd>) -> Vec<(&'static str, i32)> {
+    let Delegated {
+        unified,
+        memory,
+        cpu,
+        own,
+        commands,
+    } = delegated;
+    let folders = [
+        ("--cgroup-fd", unified),
+        ("--memory-cgroup-fd", memory),
+        ("--cpu-cgroup-fd", cpu),
+    ];
+    let folders = folders
+        .into_iter()
+        .filter_map(|(flag, folder)| Some((flag, folder?)));
+    let own = own.into_iter().map(|procs| ("--own-procs-fd", procs));
+    let commands = commands
+        .into_iter()
+        .map(|procs| ("--command-procs-fd", procs));
+    let flags = (LISTEN_FD..)
+        .skip(inherited.len())
+        .zip(folders.chain(own).chain(commands));
+    let flags = flags.map(|(number, (flag, descriptor))| {
+        inherited.push(descriptor);
+        (flag, number)
+    });
+    flags.collect()
 }
 
 /// Asks PID 1 to end, and waits until it has or the grace is over. It is asked again and again, since the kernel drops a

@@ -12,7 +12,7 @@
 //!         ├─ tree, stage, idmap, userns       how that is mounted, and with whose ids
 //!         ├─ network                          what an environment reaches, and what carries it there
 //!         ├─ spec, seccomp                    config.json, the system calls
-//!         ├─ cgroup, launch, program          limits, the start of a container, the OCI runtime's program
+//!         ├─ cgroup, limits, launch, program  limits, the start of a container, the OCI runtime's program
 //!         └─ process, socket, remove          PID 1 from outside, the way to it, hostile trees
 //! ```
 //!
@@ -38,6 +38,7 @@ mod image;
 mod launch;
 mod layout;
 mod life;
+mod limits;
 mod list;
 mod lock;
 mod namespace;

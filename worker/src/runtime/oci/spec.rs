@@ -12,6 +12,7 @@ use shared::resources::Resources;
 
 use super::ground::{Ground, HOST_NAME};
 use super::image::Person;
+use super::limits::{Limits, PERIOD};
 use super::ranges;
 use super::record::Record;
 use super::seccomp;
@@ -28,10 +29,6 @@ const RUNNER: &str = "/.em/runner";
 const STATE: &str = "/.em/state";
 /// The descriptor of the listening socket in PID 1.
 pub(super) const LISTEN_FD: i32 = 3;
-/// Length of the period that processor time is counted in, in microseconds.
-const PERIOD: u64 = 100_000;
-/// The least processor time in a period that the kernel takes, in microseconds.
-const LEAST_QUOTA: u64 = 1_000;
 /// Open files a process may have, where the machine allows as many.
 const OPEN_FILES: u64 = 1 << 20;
 
@@ -63,8 +60,10 @@ const READ_ONLY: [&str; 5] = [
 pub(super) struct Container<'a> {
     /// Whose it is, and its uids.
     pub(super) record: &'a Record,
-    /// Its limits.
+    /// What its commands may use.
     pub(super) resources: &'a Resources,
+    /// What all of it may use.
+    pub(super) limits: Limits,
     /// The image.
     pub(super) ground: &'a Ground,
     /// Where the image's tree is while the container is made: somewhere that everybody may reach.
@@ -79,10 +78,8 @@ pub(super) struct Container<'a> {
     pub(super) is_isolated: bool,
     /// The name of its cgroup in every hierarchy; none where this process may make no cgroups.
     pub(super) cgroup: Option<&'a str>,
-    /// The descriptor of its own cgroup of the unified hierarchy in PID 1.
-    pub(super) cgroup_fd: Option<i32>,
-    /// The descriptor of its own cgroup of the v1 memory hierarchy in PID 1.
-    pub(super) memory_fd: Option<i32>,
+    /// The flags that tell PID 1 which of its descriptors are its cgroups.
+    pub(super) cgroup_flags: Vec<(&'static str, i32)>,
 }
 
 impl Container<'_> {
@@ -109,17 +106,9 @@ impl Container<'_> {
         let mut args: Vec<String> = [RUNNER, "init", "--state", STATE, "--volume", VOLUME]
             .map(str::to_owned)
             .into();
-        let numbers = [
-            ("--listen-fd", Some(LISTEN_FD)),
-            ("--cgroup-fd", self.cgroup_fd),
-            ("--memory-cgroup-fd", self.memory_fd),
-        ];
-        for (flag, number) in numbers {
-            args.extend(
-                number
-                    .into_iter()
-                    .flat_map(|number| [flag.to_owned(), number.to_string()]),
-            );
+        let listen = ("--listen-fd", LISTEN_FD);
+        for (flag, number) in [&[listen], self.cgroup_flags.as_slice()].concat() {
+            args.extend([flag.to_owned(), number.to_string()]);
         }
         let Person { uid, gid } = self.ground.user;
         let variables = self.ground.env.iter();
@@ -239,18 +228,16 @@ impl Container<'_> {
     }
 
     fn limits(&self) -> Value {
-        let memory = self.resources.memory.0;
-        let quota = self
-            .resources
-            .cpu
-            .millis
-            .saturating_mul(PERIOD / 1000)
-            .max(LEAST_QUOTA);
+        let Limits {
+            memory,
+            pids,
+            quota,
+        } = self.limits;
         json!({
             "devices": [{"allow": false, "access": "rwm"}],
             // Memory and swap together: so there is no swap.
             "memory": {"limit": memory, "swap": memory},
-            "pids": {"limit": self.resources.pids},
+            "pids": {"limit": pids},
             "cpu": {"quota": quota, "period": PERIOD},
         })
     }

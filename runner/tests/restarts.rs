@@ -250,11 +250,11 @@ async fn releasing_frees_the_disk_while_the_job_runs() {
 #[tokio::test]
 async fn a_full_state_disk_costs_no_job_its_end() {
     assert!(nix::unistd::geteuid().is_root(), "this test needs root");
-    // A file system of one megabyte, in a mount namespace that ends with the runner.
+    // A file system of one megabyte, in a mount namespace that ends with the runner, which cannot even say what is wrong.
     let home = common::new_home();
     std::fs::create_dir(home.path().join("state")).unwrap();
     let script = format!(
-        "mount -t tmpfs -o size=1m none {}/state && exec \"$0\" \"$@\"",
+        "mount -t tmpfs -o size=1m none {}/state && exec \"$0\" \"$@\" 2>/dev/full",
         home.path().display()
     );
     let mut command = Command::new("unshare");

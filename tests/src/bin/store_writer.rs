@@ -14,12 +14,11 @@ use std::sync::Arc;
 
 use shared::clock::SystemClock;
 use shared::data_dir::data_lock;
+use shared::ids::EnvironmentRef;
 use shared::job::Outcome;
 use shared::output::Stream;
 use shared::sqlite::SqliteStore;
-use tests::conformance::store::given::{
-    Given, chunk, completion, content, environment, exec_input, result_of,
-};
+use tests::conformance::store::given::{Given, chunk, completion, content, exec_input, result_of};
 
 /// Tasks that commit at the same time.
 const TASKS: usize = 16;
@@ -32,8 +31,7 @@ fn tell(line: &str) {
         .expect("the reader is there");
 }
 
-async fn work(given: Given) {
-    let at = environment("e");
+async fn work(given: Given, at: EnvironmentRef) {
     loop {
         let job = given.submit(&at, exec_input("true")).await.job;
         tell(&format!("submitted {}", job.id));
@@ -59,17 +57,10 @@ async fn main() {
     tell("locked");
     let store = SqliteStore::open(&folder.join("store.db"), &SystemClock).expect("the store opens");
     let given = Given::at_present(Arc::new(store));
-    if given
-        .store
-        .environment(&environment("e"))
-        .await
-        .expect("the store works")
-        .is_none()
-    {
-        given.running("e").await;
-    }
+    // Of its own: the one of a process that was killed may not be running yet.
+    let at = given.running(&format!("e-{}", std::process::id())).await;
     let tasks: Vec<_> = (0..TASKS)
-        .map(|_| tokio::spawn(work(given.clone())))
+        .map(|_| tokio::spawn(work(given.clone(), at.clone())))
         .collect();
     for task in tasks {
         task.await.expect("a task works until the end");

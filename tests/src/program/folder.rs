@@ -13,10 +13,21 @@ use tempfile::TempDir;
 /// How long the kernel may take to empty a cgroup whose processes were killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A file system in memory, of a few megabytes, mounted where a data folder is to be.
+struct SmallDisk(PathBuf);
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // A program that just ended may still hold it.
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
 /// A data folder in a temporary one. When it is dropped, so is every container, cgroup, process and mount of it.
 pub struct DataFolder {
     path: PathBuf,
     instance: OnceLock<String>,
+    disk: Option<SmallDisk>,
     temporary: TempDir,
 }
 
@@ -41,6 +52,18 @@ impl DataFolder {
         folder
     }
 
+    /// A new one on a file system of its own, which has room for so many mebibytes.
+    pub fn on_small_disk(mebibytes: u32) -> Self {
+        let mut folder = Self::below("");
+        fs::create_dir(&folder.path).expect("made");
+        let (none, size) = (None::<&str>, format!("size={mebibytes}m"));
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(none, &folder.path, Some("tmpfs"), flags, Some(&*size))
+            .expect("mounting needs root");
+        folder.disk = Some(SmallDisk(folder.path.clone()));
+        folder
+    }
+
     fn below(middle: &str) -> Self {
         let temporary = TempDir::with_prefix("em-test-").expect("a folder");
         let parent = temporary.path().join(middle);
@@ -48,6 +71,7 @@ impl DataFolder {
         Self {
             path: parent.join("data"),
             instance: OnceLock::new(),
+            disk: None,
             temporary,
         }
     }
@@ -65,6 +89,24 @@ impl DataFolder {
     /// The folder of environments.
     pub fn environments(&self) -> PathBuf {
         self.path.join("environments")
+    }
+
+    /// The host's pid of PID 1 of the only environment.
+    pub fn first_process(&self) -> Pid {
+        let [uid] = &self.lives()[..] else {
+            panic!("not one environment: {:?}", self.lives());
+        };
+        let file = self.environments().join(uid).join("bundle/pid");
+        let text = fs::read_to_string(file).expect("a pid file");
+        Pid::from_raw(text.trim().parse().expect("a pid"))
+    }
+
+    /// The volume of the only environment.
+    pub fn volume(&self) -> PathBuf {
+        let [uid] = &self.lives()[..] else {
+            panic!("not one environment: {:?}", self.lives());
+        };
+        self.environments().join(uid).join("volume")
     }
 
     /// The uids of the lives that have a folder.
@@ -161,9 +203,10 @@ impl DataFolder {
     }
 
     fn mounts(&self) -> Vec<PathBuf> {
+        let disk = self.disk.as_ref().map(|disk| &disk.0);
         mount_points()
             .into_iter()
-            .filter(|point| point.starts_with(&self.path))
+            .filter(|point| point.starts_with(&self.path) && Some(point) != disk)
             .collect()
     }
 

@@ -1,56 +1,102 @@
 //! Who calls: bearer keys, compared in constant time.
 //!
-//! A key is never kept, only its SHA-256; keys are 128 random bits or more, so a fast hash is enough.
+//! The store has the hashes of all keys, so a key that is accepted or revoked there is so at every API, without a restart:
+//! what an API has read it uses for two seconds. Where the store cannot be read it goes on with what it has for a minute.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use sha2::{Digest, Sha256};
+use shared::clock::Clock;
 use shared::config::AuthMode;
 use shared::ids::TenantId;
+use shared::key::{Key, KeyHash};
+use shared::ports::{Store, StoreError};
 use subtle::ConstantTimeEq;
 
 use crate::problem::Problem;
 use crate::service::App;
 
-/// The hashes of the keys that open the service, each with the tenant that it stands for.
-#[derive(Clone, Default)]
-pub struct KeyRing {
-    keys: Vec<([u8; 32], TenantId)>,
+/// How long what was read of the keys is used.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// How long it is used where the store cannot be read.
+const STALE: Duration = Duration::from_secs(60);
+
+/// The keys as this API has read them last.
+#[derive(Default)]
+pub(crate) struct KeyRing {
+    read: Mutex<Option<Read>>,
+    /// One reads at a time: the others wait for what it brings.
+    reading: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone)]
+struct Read {
+    keys: Arc<Vec<Key>>,
+    at: Instant,
 }
 
 impl KeyRing {
-    /// A ring of SHA-256 hashes of keys.
-    pub fn from_hashes(keys: impl IntoIterator<Item = ([u8; 32], TenantId)>) -> Self {
-        Self {
-            keys: keys.into_iter().collect(),
+    /// The tenant of a key, if it is accepted.
+    pub(crate) async fn tenant_of(
+        &self,
+        key: &str,
+        store: &dyn Store,
+        clock: &dyn Clock,
+    ) -> Result<Option<TenantId>, StoreError> {
+        let keys = self.keys(store, clock).await?;
+        Ok(tenant_of(key, &keys))
+    }
+
+    async fn keys(
+        &self,
+        store: &dyn Store,
+        clock: &dyn Clock,
+    ) -> Result<Arc<Vec<Key>>, StoreError> {
+        if let Some(read) = self.younger_than(FRESH, clock) {
+            return Ok(read);
         }
-    }
-
-    /// The hash of a key, as [`KeyRing::from_hashes`] and the store take it.
-    pub fn hash(key: &str) -> [u8; 32] {
-        Sha256::digest(key.as_bytes()).into()
-    }
-
-    /// The tenant of a key. Every hash is compared, whole, so that the time tells nothing.
-    pub fn tenant_of(&self, key: &str) -> Option<TenantId> {
-        let presented = Self::hash(key);
-        let mut found = None;
-        for (hash, tenant) in &self.keys {
-            if bool::from(hash.ct_eq(&presented)) {
-                found = Some(tenant);
+        let _reading = self.reading.lock().await;
+        if let Some(read) = self.younger_than(FRESH, clock) {
+            return Ok(read);
+        }
+        let at = clock.monotonic();
+        match store.keys().await {
+            Ok(keys) => {
+                let keys = Arc::new(keys);
+                *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(Read {
+                    keys: Arc::clone(&keys),
+                    at,
+                });
+                Ok(keys)
             }
+            Err(error) => self.younger_than(STALE, clock).ok_or(error),
         }
-        found.cloned()
+    }
+
+    fn younger_than(&self, age: Duration, clock: &dyn Clock) -> Option<Arc<Vec<Key>>> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = read.as_ref()?;
+        let young = clock.monotonic().saturating_duration_since(read.at) < age;
+        young.then(|| Arc::clone(&read.keys))
     }
 }
 
-impl std::fmt::Debug for KeyRing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "KeyRing({} keys)", self.keys.len())
+/// The tenant of a key. Every hash is compared, whole, so that the time tells nothing.
+fn tenant_of(key: &str, keys: &[Key]) -> Option<TenantId> {
+    let presented = KeyHash::of(key);
+    let mut found = None;
+    for known in keys {
+        if bool::from(known.hash.bytes().ct_eq(presented.bytes())) {
+            found = Some(&known.tenant);
+        }
     }
+    found.cloned()
 }
 
 /// The tenant of the request, put there by [`require_key`].
@@ -76,16 +122,28 @@ pub(crate) async fn require_key(
     next: Next,
 ) -> Response {
     let caller = match app.deps.settings.auth.mode {
-        AuthMode::None => Some(TenantId::default_tenant()),
-        AuthMode::Keys => bearer(&request).and_then(|key| app.deps.keys.tenant_of(key)),
+        AuthMode::None => Ok(Some(TenantId::default_tenant())),
+        AuthMode::Keys => {
+            let key = bearer(&request);
+            of_key(&app, key).await
+        }
     };
     match caller {
-        Some(tenant) => {
+        Ok(Some(tenant)) => {
             request.extensions_mut().insert(Caller(tenant));
             next.run(request).await
         }
-        None => Problem::unauthorized().into_response(),
+        Ok(None) => Problem::unauthorized().into_response(),
+        Err(error) => Problem::from(error).into_response(),
     }
+}
+
+async fn of_key(app: &App, key: Option<&str>) -> Result<Option<TenantId>, StoreError> {
+    let Some(key) = key else {
+        return Ok(None);
+    };
+    let (store, clock) = (app.deps.store.as_ref(), app.deps.clock.as_ref());
+    app.keys.tenant_of(key, store, clock).await
 }
 
 fn bearer(request: &Request) -> Option<&str> {
@@ -100,16 +158,17 @@ mod tests {
 
     #[test]
     fn a_ring_knows_its_keys_and_no_others() {
-        let tenant = TenantId::default_tenant();
-        let ring = KeyRing::from_hashes([
-            (KeyRing::hash("first"), tenant.clone()),
-            (KeyRing::hash("second"), tenant.clone()),
-        ]);
-        assert_eq!(ring.tenant_of("first"), Some(tenant.clone()));
-        assert_eq!(ring.tenant_of("second"), Some(tenant));
-        assert_eq!(ring.tenant_of("third"), None);
-        assert_eq!(ring.tenant_of(""), None);
-        assert_eq!(KeyRing::default().tenant_of(""), None);
-        assert!(!format!("{ring:?}").contains("first"));
+        let key = |text: &str| Key {
+            tenant: TenantId::default_tenant(),
+            name: text.to_owned(),
+            hash: KeyHash::of(text),
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let keys = [key("first"), key("second")];
+        assert_eq!(tenant_of("first", &keys), Some(TenantId::default_tenant()));
+        assert_eq!(tenant_of("second", &keys), Some(TenantId::default_tenant()));
+        assert_eq!(tenant_of("third", &keys), None);
+        assert_eq!(tenant_of("", &keys), None);
+        assert_eq!(tenant_of("", &[]), None);
     }
 }

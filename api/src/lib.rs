@@ -32,7 +32,6 @@ mod validate;
 mod views;
 mod wait;
 
-pub use auth::KeyRing;
 pub use document::openapi;
 pub use router::router;
 pub use serve::serve;

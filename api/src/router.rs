@@ -12,7 +12,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::require_key;
+use crate::auth::{KeyRing, require_key};
 use crate::layers::{observe, on_panic, render};
 use crate::legacy;
 use crate::problem::Problem;
@@ -78,7 +78,11 @@ pub fn router(deps: ApiDeps) -> Router {
 
 /// The API, whose waiting requests answer at once from `stopping` on.
 pub(crate) fn build(deps: ApiDeps, stopping: CancellationToken) -> Router {
-    let app: App = Arc::new(Service { deps, stopping });
+    let app: App = Arc::new(Service {
+        deps,
+        keys: KeyRing::default(),
+        stopping,
+    });
     let (open, _) = open().split_for_parts();
     let (guarded, _) = guarded().split_for_parts();
     let guarded = guarded.route_layer(from_fn_with_state(app.clone(), require_key));

@@ -39,8 +39,6 @@ pub struct ApiDeps {
     pub clock: Arc<dyn Clock>,
     /// The settings.
     pub settings: Arc<Settings>,
-    /// Who is let in.
-    pub keys: KeyRing,
     /// The recorder whose numbers `GET /metrics` shows.
     pub metrics: PrometheusHandle,
 }
@@ -48,6 +46,8 @@ pub struct ApiDeps {
 /// The state of every route.
 pub(crate) struct Service {
     pub(crate) deps: ApiDeps,
+    /// Who is let in.
+    pub(crate) keys: KeyRing,
     /// Cancelled when waiting requests shall answer.
     pub(crate) stopping: CancellationToken,
 }

@@ -1,24 +1,23 @@
-//! The file that holds the service's keys in clear, for its owner alone.
+//! The file that holds keys of the service in clear, for its owner alone.
 //!
-//! The first start makes it with one random key; every start reads it and keeps only the hashes. The file appears whole
-//! or not at all, and is never replaced: a key that somebody has noted goes on working.
+//! The first start makes it with one random key; every start reads it and hands on only the hashes. The file appears
+//! whole or not at all, and is never replaced: a key that somebody has noted goes on working.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use api::KeyRing;
 use shared::clock::Clock;
-use shared::ids::TenantId;
+use shared::key::KeyHash;
 
 use crate::failure::Failure;
 
 /// Characters of a key at least: its hash is fast to compute, so it must be long enough not to be guessed.
 const KEY_LENGTH_MIN: usize = 20;
 
-/// The keys of the file, which is made with a new random one if it is not there.
-pub(crate) fn ring(path: &Path, clock: &dyn Clock) -> Result<KeyRing, Failure> {
+/// The hashes of the file's keys, in its order. It is made with a new random key if it is not there.
+pub(crate) fn hashes(path: &Path, clock: &dyn Clock) -> Result<Vec<KeyHash>, Failure> {
     let failure = |error: io::Error| {
         Failure::new(
             format!("the key file {} cannot be used", path.display()),
@@ -81,7 +80,7 @@ fn warn_if_open(path: &Path) -> io::Result<()> {
 }
 
 /// The hashes of the keys in a file's text, one a line. The error never holds a key.
-fn keys(text: &str) -> Result<KeyRing, String> {
+fn keys(text: &str) -> Result<Vec<KeyHash>, String> {
     let lines: Vec<_> = text
         .lines()
         .map(str::trim)
@@ -93,9 +92,7 @@ fn keys(text: &str) -> Result<KeyRing, String> {
     if let Some(short) = lines.iter().position(|key| key.len() < KEY_LENGTH_MIN) {
         return Err(format!("key {} of it is too short", short + 1));
     }
-    Ok(KeyRing::from_hashes(lines.into_iter().map(|key| {
-        (KeyRing::hash(key), TenantId::default_tenant())
-    })))
+    Ok(lines.into_iter().map(KeyHash::of).collect())
 }
 
 #[cfg(test)]
@@ -108,13 +105,13 @@ mod tests {
     fn a_key_is_made_once_for_its_owner_alone() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("api-key");
-        ring(&path, &SystemClock).expect("a ring");
+        hashes(&path, &SystemClock).expect("a key");
         let key = fs::read_to_string(&path).expect("the key");
         assert!(key.starts_with("em_") && key.trim().len() == 67, "{key}");
         let mode = fs::metadata(&path).expect("metadata").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let ring = ring(&path, &SystemClock).expect("a ring");
-        assert!(ring.tenant_of(key.trim()).is_some());
+        let found = hashes(&path, &SystemClock).expect("a key");
+        assert_eq!(found, [KeyHash::of(key.trim())]);
         assert_eq!(fs::read_to_string(&path).expect("the key"), key);
         let files = fs::read_dir(folder.path()).expect("a folder").count();
         assert_eq!(files, 1, "no draft is left");
@@ -123,8 +120,8 @@ mod tests {
     #[test]
     fn several_keys_are_taken_and_bad_files_refused_without_showing_a_key() {
         let long = "a-key-of-somebody-s-own-making";
-        let ring = keys(&format!("{long}\n\n  {long}2 \n")).expect("a ring");
-        assert!(ring.tenant_of(&format!("{long}2")).is_some());
+        let found = keys(&format!("{long}\n\n  {long}2 \n")).expect("keys");
+        assert_eq!(found, [KeyHash::of(long), KeyHash::of(&format!("{long}2"))]);
         for bad in ["", "\n\n", "hunter2", &format!("{long}\nhunter2")] {
             let error = keys(bad).expect_err("refused");
             assert!(!error.contains("hunter2"), "{error}");
@@ -133,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_is_said() {
-        let failure = ring(Path::new("/nowhere/api-key"), &SystemClock).expect_err("no folder");
+        let failure = hashes(Path::new("/nowhere/api-key"), &SystemClock).expect_err("no folder");
         assert!(format!("{failure:?}").contains("/nowhere/api-key"));
     }
 }

@@ -9,6 +9,7 @@ mod doctor;
 mod failure;
 mod image_command;
 mod key_file;
+mod keys;
 mod print;
 mod roles;
 mod rootless;

@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::sync::Arc;
 
-use api::{ApiDeps, KeyRing, ReadyCheck};
+use api::{ApiDeps, ReadyCheck};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use shared::config::Settings;
 use shared::ports::Runtime;
@@ -29,7 +29,6 @@ impl Roles {
     pub(crate) fn start(
         settings: &Settings,
         ports: Ports,
-        keys: KeyRing,
         listener: TcpListener,
     ) -> Result<Self, Failure> {
         let mut roles = Self {
@@ -38,7 +37,7 @@ impl Roles {
             hard: CancellationToken::new(),
         };
         let settings = Arc::new(settings.clone());
-        let api = api_deps(&settings, ports.clone(), keys, metrics()?);
+        let api = api_deps(&settings, ports.clone(), metrics()?);
         roles.spawn_api(api, listener);
         roles.spawn_worker(settings, ports);
         Ok(roles)
@@ -108,12 +107,7 @@ fn failure_of(ended: Result<Result<(), Failure>, JoinError>) -> Option<Failure> 
     }
 }
 
-fn api_deps(
-    settings: &Arc<Settings>,
-    ports: Ports,
-    keys: KeyRing,
-    metrics: PrometheusHandle,
-) -> ApiDeps {
+fn api_deps(settings: &Arc<Settings>, ports: Ports, metrics: PrometheusHandle) -> ApiDeps {
     ApiDeps {
         store: ports.store,
         queue: ports.queue,
@@ -122,7 +116,6 @@ fn api_deps(
         checks: vec![runtime_check(ports.runtime)],
         clock: ports.clock,
         settings: Arc::clone(settings),
-        keys,
         metrics,
     }
 }

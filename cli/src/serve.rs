@@ -1,7 +1,7 @@
 //! `serve`: API and worker in one process, from the settings to the last answer.
 //!
 //! ```text
-//!   settings ▶ log ▶ lock of the data folder ▶ namespace ▶ socket ▶ key ▶ ports ▶ worker + API ▶ ready
+//!   settings ▶ log ▶ lock of the data folder ▶ namespace ▶ socket ▶ ports ▶ key ▶ worker + API ▶ ready
 //!                                                                        │
 //!   1st signal: soft token ─▶ both finish or hand back ─▶ exit 0         │ either fails: soft token, exit 1
 //!   2nd signal: exit at once, 128 + signal
@@ -13,9 +13,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use api::KeyRing;
 use nix::sys::signal::Signal;
-use shared::clock::SystemClock;
 use shared::config::{AuthMode, Loaded};
 use shared::data_dir::data_lock;
 use shared::telemetry;
@@ -23,7 +21,7 @@ use tokio::net::TcpListener;
 
 use crate::args::SettingsArgs;
 use crate::failure::Failure;
-use crate::key_file;
+use crate::keys;
 use crate::roles::Roles;
 use crate::rootless;
 use crate::signals::{Signals, exit_code};
@@ -62,13 +60,13 @@ async fn run(loaded: &Loaded) -> Result<(), Failure> {
     let mut signals =
         Signals::take().map_err(|error| Failure::new("signals cannot be taken", error))?;
     let (listener, address) = bind(loaded.settings.server.listen).await?;
-    let keys = keys(loaded)?;
     let ports = Ports::open(&loaded.settings, &loaded.data_dir).await?;
     if loaded.settings.worker.concurrency > 0 {
         let checked = ports.runtime.check().await;
         checked.map_err(|error| Failure::told(&error))?;
     }
-    let mut roles = Roles::start(&loaded.settings, ports, keys, listener)?;
+    accept_keys(loaded, &ports).await?;
+    let mut roles = Roles::start(&loaded.settings, ports, listener)?;
     tracing::info!(
         url = %format!("http://{address}"),
         data_dir = %loaded.data_dir.display(),
@@ -126,9 +124,13 @@ async fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> 
     })
 }
 
-fn keys(loaded: &Loaded) -> Result<KeyRing, Failure> {
+/// Makes the keys of the key file accepted, by every API of the store.
+async fn accept_keys(loaded: &Loaded, ports: &Ports) -> Result<(), Failure> {
     match (loaded.settings.auth.mode, &loaded.settings.auth.keys_file) {
-        (AuthMode::Keys, Some(path)) => key_file::ring(path, &SystemClock),
-        (AuthMode::Keys | AuthMode::None, _) => Ok(KeyRing::default()),
+        (AuthMode::Keys, Some(path)) => {
+            let source = keys::Source::of(path, &loaded.data_dir);
+            keys::accept(path, &source, ports.store.as_ref(), ports.clock.as_ref()).await
+        }
+        (AuthMode::Keys | AuthMode::None, _) => Ok(()),
     }
 }

@@ -18,8 +18,10 @@ use jiff::Timestamp;
 
 mod ends;
 mod error;
+mod keys;
 mod leases;
 mod lists;
+mod orphans;
 mod output;
 mod prune;
 mod readers;
@@ -43,7 +45,9 @@ use crate::ids::{
     ArtifactId, EnvironmentRef, Fence, Generation, InstanceId, JobId, JobRef, TenantId, WorkerId,
 };
 use crate::job::{Begun, CancelRequest, Job, Progress, QueueLane};
+use crate::key::Key;
 use crate::lease::Beat;
+use crate::orphan::Orphan;
 use crate::output::{Chunk, Offsets};
 use crate::ports::{
     Activity, Completion, Cutoffs, Effects, EnvironmentFilter, HeldJob, JobFilter, LeaseAttempt,
@@ -381,6 +385,33 @@ impl Store for SqliteStore {
         let (role, owner, from) = (role.to_owned(), owner.clone(), from.cloned());
         self.writer
             .commit(move |commit| roles::take_role(commit.db, &role, &owner, from.as_ref()))
+            .await
+    }
+
+    async fn orphans(&self) -> Result<Vec<Orphan>, StoreError> {
+        self.readers.read(orphans::orphans).await
+    }
+
+    async fn note_orphans(&self, orphans: Vec<Orphan>) -> Result<(), StoreError> {
+        self.writer
+            .commit(move |commit| orphans::note(commit.db, &orphans))
+            .await
+    }
+
+    async fn keys(&self) -> Result<Vec<Key>, StoreError> {
+        self.readers.read(keys::keys).await
+    }
+
+    async fn put_key(&self, key: Key) -> Result<(), StoreError> {
+        self.writer
+            .commit(move |commit| keys::put(commit.db, &key))
+            .await
+    }
+
+    async fn remove_key(&self, tenant: &TenantId, name: &str) -> Result<bool, StoreError> {
+        let (tenant, name) = (tenant.clone(), name.to_owned());
+        self.writer
+            .commit(move |commit| keys::remove(commit.db, &tenant, &name))
             .await
     }
 

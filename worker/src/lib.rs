@@ -24,6 +24,7 @@ mod intake;
 mod jobs;
 mod lifetimes;
 mod links;
+mod orphans;
 mod reach;
 mod republish;
 mod restart;

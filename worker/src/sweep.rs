@@ -14,12 +14,13 @@ use shared::environment::{Environment, EnvironmentEvent, Phase, Reason};
 use shared::ids::{EnvironmentUid, JobRef};
 use shared::job::QueueLane;
 use shared::lease::Observer;
-use shared::ports::{Cutoffs, Holding, Lane, RoleHolder, RuntimeError, Sight, StoreError};
+use shared::ports::{Cutoffs, Lane, RoleHolder, RuntimeError, Sight, StoreError};
 use shared::staging::{self, STAGING_BUCKET};
 
 use crate::context::Context;
 use crate::lifetimes::Lifetimes;
 use crate::links::LinkError;
+use crate::orphans::Orphans;
 use crate::republish::Republisher;
 use crate::restart;
 
@@ -28,11 +29,9 @@ const PERIOD: Duration = Duration::from_secs(5);
 const PAGE: u32 = 500;
 const REPUBLISH_LIMIT: usize = 500;
 
-/// Rounds between two removals of what is past its time.
-const ROUNDS_PER_PRUNE: u64 = 12;
+/// Between two thorough rounds, which look for orphans and remove what is past its time.
+const THOROUGH_PERIOD: Duration = Duration::from_mins(1);
 
-const ORPHAN_CONTAINER_TIME: Duration = Duration::from_mins(10);
-const ORPHAN_VOLUME_TIME: Duration = Duration::from_hours(7 * 24);
 const STAGING_SECONDS: u64 = 24 * 3600;
 /// How long jobs that only read are kept.
 pub(crate) const READS_KEPT: SignedDuration = SignedDuration::from_mins(10);
@@ -55,11 +54,11 @@ struct Sweep {
     work: Republisher,
     lifecycle: Republisher,
     lifetimes: Lifetimes,
-    /// What no record stands for, and since when this process has seen it so.
-    orphans: HashMap<EnvironmentUid, Instant>,
+    orphans: Orphans,
     /// Restarts of PID 1 that are noted in the environment.
     restarts: HashMap<EnvironmentUid, u32>,
-    round: u64,
+    /// When the latest thorough round began.
+    thorough: Option<Instant>,
 }
 
 /// Goes round until the soft token is cancelled, while this worker has the role.
@@ -70,9 +69,9 @@ pub(crate) async fn keep(context: Arc<Context>) {
         work: Republisher::default(),
         lifecycle: Republisher::default(),
         lifetimes: Lifetimes::default(),
-        orphans: HashMap::new(),
+        orphans: Orphans::default(),
         restarts: HashMap::new(),
-        round: 0,
+        thorough: None,
     };
     loop {
         if let Err(error) = sweep.round().await {
@@ -91,8 +90,7 @@ impl Sweep {
         if !self.has_role().await? {
             return Ok(());
         }
-        let thorough = self.round.is_multiple_of(ROUNDS_PER_PRUNE);
-        self.round += 1;
+        let thorough = self.is_thorough();
         for lane in [QueueLane::Lifecycle, QueueLane::Work] {
             told(self.republish(lane).await.map_err(SweepError::from));
         }
@@ -112,6 +110,18 @@ impl Sweep {
         Ok(context.runtime.keep_warm(&context.warm).await?)
     }
 
+    /// Whether this round is to be a thorough one.
+    fn is_thorough(&mut self) -> bool {
+        let now = self.context.clock.monotonic();
+        let due = self
+            .thorough
+            .is_none_or(|began| now.saturating_duration_since(began) >= THOROUGH_PERIOD);
+        if due {
+            self.thorough = Some(now);
+        }
+        due
+    }
+
     async fn look_after_holdings(&mut self, thorough: bool) -> Result<(), SweepError> {
         let holdings = self.context.runtime.list().await?;
         let alive: HashMap<_, _> = holdings
@@ -122,7 +132,8 @@ impl Sweep {
         self.restarts.retain(|uid, _| alive.contains_key(uid));
         self.look_after_running(&alive).await?;
         if thorough {
-            self.remove_orphans(&holdings).await?;
+            let owned = self.owned().await?;
+            self.orphans.look(&self.context, &holdings, &owned).await?;
         }
         Ok(())
     }
@@ -281,35 +292,6 @@ impl Sweep {
                 tracing::debug!(%uid, why, "a restart is not noted yet");
             }
         }
-    }
-
-    /// Ends containers and removes volumes that no record stands for. Their time counts from when this process first saw
-    /// them so, not from when they were made: a store that was restored from a backup knows nothing of young lives.
-    async fn remove_orphans(&mut self, holdings: &[Holding]) -> Result<(), SweepError> {
-        let owned = self.owned().await?;
-        let now = self.context.clock.monotonic();
-        let before = std::mem::take(&mut self.orphans);
-        for held in holdings.iter().filter(|held| !owned.contains(&held.uid)) {
-            let since = before.get(&held.uid).copied().unwrap_or(now);
-            self.orphans.insert(held.uid.clone(), since);
-            told(
-                self.remove_orphan(held, now.saturating_duration_since(since))
-                    .await,
-            );
-        }
-        Ok(())
-    }
-
-    async fn remove_orphan(&self, held: &Holding, orphaned: Duration) -> Result<(), SweepError> {
-        let runtime = &self.context.runtime;
-        if orphaned >= ORPHAN_VOLUME_TIME {
-            tracing::warn!(uid = %held.uid, "removing a volume without an environment");
-            runtime.delete(&held.uid).await?;
-        } else if held.alive && orphaned >= ORPHAN_CONTAINER_TIME {
-            tracing::warn!(uid = %held.uid, "ending a container without an environment");
-            runtime.stop(&held.uid, Duration::from_secs(5)).await?;
-        }
-        Ok(())
     }
 
     /// The lives that some record stands for.

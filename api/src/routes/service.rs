@@ -12,7 +12,9 @@ use axum::response::{IntoResponse, Response};
 use futures::future::join_all;
 use jiff::Timestamp;
 use serde::Serialize;
+use shared::ids::EnvironmentUid;
 use shared::job::JobState;
+use shared::orphan::Orphan;
 use shared::ports::StoreCounts;
 use utoipa::ToSchema;
 
@@ -85,6 +87,35 @@ pub(crate) struct Status {
     jobs: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
     /// Environments by phase.
     environments: BTreeMap<&'static str, u64>,
+    /// Containers and volumes for which there is no environment, and when they are removed.
+    orphans: Vec<OrphanView>,
+}
+
+/// Something that the runtime holds although no environment has it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct OrphanView {
+    /// The life, as the runtime names it.
+    #[schema(value_type = String)]
+    uid: EnvironmentUid,
+    /// `container` or `volume`.
+    kind: &'static str,
+    /// When it was first seen without an environment.
+    #[schema(value_type = String, format = DateTime)]
+    since: Timestamp,
+    /// When it is removed, unless its environment is known again by then.
+    #[schema(value_type = String, format = DateTime)]
+    goes_at: Timestamp,
+}
+
+impl From<Orphan> for OrphanView {
+    fn from(orphan: Orphan) -> Self {
+        Self {
+            uid: orphan.uid,
+            kind: orphan.kind.as_str(),
+            since: orphan.since,
+            goes_at: orphan.goes_at,
+        }
+    }
 }
 
 /// What the service does now.
@@ -97,6 +128,7 @@ pub(crate) struct Status {
 )]
 pub(crate) async fn status(State(app): State<App>) -> Result<Json<Status>, Problem> {
     let counts = app.deps.store.counts().await?;
+    let orphans = app.deps.store.orphans().await?;
     let in_state = |wanted: JobState| -> u64 {
         let matching = counts.jobs.iter().filter(|(_, state, _)| *state == wanted);
         matching.map(|(_, _, count)| count).sum()
@@ -122,6 +154,7 @@ pub(crate) async fn status(State(app): State<App>) -> Result<Json<Status>, Probl
             .iter()
             .map(|(phase, count)| (phase.as_str(), *count))
             .collect(),
+        orphans: orphans.into_iter().map(OrphanView::from).collect(),
     }))
 }
 

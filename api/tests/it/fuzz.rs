@@ -94,7 +94,7 @@ struct Still {
 impl Still {
     fn new() -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let backends = Backends::new();
+        let backends = runtime.block_on(Backends::new());
         let mut settings = Settings::default();
         settings.server.sync_wait_seconds = 0;
         settings.server.create_wait_seconds = 0;

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use api::ReadyCheck;
 use futures::FutureExt as _;
+use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::json;
 use shared::config::{AuthMode, Settings};
+use shared::ids::EnvironmentUid;
+use shared::orphan::{Orphan, OrphanKind};
 
-use crate::world::World;
+use crate::world::{World, key_of};
 
 #[tokio::test]
 async fn readiness_names_every_backend() {
@@ -54,6 +57,23 @@ async fn status_and_metrics_count() {
     assert_eq!(status["jobs"], json!({"create": {"queued": 1}}));
     assert_eq!(status["environments"]["pending"], 1);
     assert!(status["detail"].is_string() && status["last_update"].is_string());
+    assert_eq!(status["orphans"], json!([]));
+    let orphan = Orphan {
+        uid: EnvironmentUid::new("aaaaaaaaaa").expect("a uid"),
+        kind: OrphanKind::Volume,
+        since: Timestamp::from_second(1_800_000_000).expect("a time"),
+        goes_at: Timestamp::from_second(1_800_000_600).expect("a time"),
+    };
+    let noted = world.backends.store.note_orphans(vec![orphan]).await;
+    noted.expect("noted");
+    let status = world.get("/status").await.expect(200).json();
+    assert_eq!(
+        status["orphans"],
+        json!([{
+            "uid": "aaaaaaaaaa", "kind": "volume",
+            "since": "2027-01-15T08:00:00Z", "goes_at": "2027-01-15T08:10:00Z",
+        }])
+    );
     let metrics = world.get("/metrics").await.expect(200);
     let text = String::from_utf8_lossy(&metrics.body).into_owned();
     assert!(
@@ -75,6 +95,32 @@ async fn without_keys_everybody_is_the_default_tenant() {
         .json(&json!({"id": "e"}));
     world.send(request).await.expect(202);
     world.get("/v1/environments/e").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_key_opens_and_closes_without_a_restart() {
+    let world = World::idle().await;
+    let key = key_of("default", "a-key-that-comes-later");
+    let status = async || {
+        let request = world.bare(Method::GET, "/v1/environments");
+        let answer = world.send(request.bearer_auth("a-key-that-comes-later"));
+        answer.await.status.as_u16()
+    };
+    let becomes = async |wanted: u16| {
+        let began = std::time::Instant::now();
+        while status().await != wanted {
+            assert!(began.elapsed().as_secs() < 60, "it is never {wanted}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    assert_eq!(status().await, 401);
+    let store = &world.backends.store;
+    store.put_key(key.clone()).await.expect("accepted");
+    becomes(200).await;
+    let revoked = store.remove_key(&key.tenant, &key.name).await;
+    assert!(revoked.expect("revoked"));
+    becomes(401).await;
+    world.get("/v1/environments").await.expect(200);
 }
 
 #[tokio::test]

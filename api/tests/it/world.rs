@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{ApiDeps, KeyRing, ReadyCheck};
+use api::{ApiDeps, ReadyCheck};
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::header::HeaderMap;
@@ -14,6 +14,7 @@ use shared::directory_blobs::DirectoryBlobs;
 use shared::embedded_queue::EmbeddedQueue;
 use shared::environment::Egress;
 use shared::ids::TenantId;
+use shared::key::{Key, KeyHash};
 use shared::ports::{Blobs, Queue, RuntimeOffer, Store};
 use shared::sqlite::SqliteStore;
 use tempfile::TempDir;
@@ -38,10 +39,13 @@ pub(crate) struct Backends {
 }
 
 impl Backends {
-    pub(crate) fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let store = SqliteStore::open(&folder.path().join("db"), &SystemClock).expect("a store");
         let store: Arc<dyn Store> = Arc::new(store);
+        for (tenant, key) in [("default", KEY), ("other", OTHER_KEY)] {
+            store.put_key(key_of(tenant, key)).await.expect("accepted");
+        }
         Self {
             queue: Arc::new(EmbeddedQueue::new(Arc::clone(&store), 64)),
             store,
@@ -51,7 +55,6 @@ impl Backends {
     }
 
     pub(crate) fn deps(&self, settings: Settings, checks: Vec<ReadyCheck>) -> ApiDeps {
-        let tenant = |name: &str| TenantId::new(name).expect("a tenant");
         ApiDeps {
             store: Arc::clone(&self.store),
             queue: Arc::clone(&self.queue),
@@ -64,10 +67,6 @@ impl Backends {
             checks,
             clock: Arc::new(SystemClock) as Arc<dyn Clock>,
             settings: Arc::new(settings),
-            keys: KeyRing::from_hashes([
-                (KeyRing::hash(KEY), TenantId::default_tenant()),
-                (KeyRing::hash(OTHER_KEY), tenant("other")),
-            ]),
             metrics: PrometheusBuilder::new().build_recorder().handle(),
         }
     }
@@ -75,6 +74,16 @@ impl Backends {
     /// The API without a socket.
     pub(crate) fn router(&self, settings: Settings) -> Router {
         api::router(self.deps(settings, Vec::new()))
+    }
+}
+
+/// A key by its own name.
+pub(crate) fn key_of(tenant: &str, key: &str) -> Key {
+    Key {
+        tenant: TenantId::new(tenant).expect("a tenant"),
+        name: format!("the name of {key}"),
+        hash: KeyHash::of(key),
+        created_at: SystemClock.now(),
     }
 }
 
@@ -134,7 +143,7 @@ impl World {
     }
 
     pub(crate) async fn with(settings: Settings, checks: Vec<ReadyCheck>, works: bool) -> Self {
-        let backends = Backends::new();
+        let backends = Backends::new().await;
         let deps = backends.deps(settings, checks);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
         let url = format!("http://{}", listener.local_addr().expect("an address"));

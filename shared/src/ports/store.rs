@@ -15,7 +15,9 @@ use crate::ids::{
     TenantId, WorkerId,
 };
 use crate::job::{Begun, CancelRequest, Job, JobKind, JobState, Outcome, Progress, QueueLane};
+use crate::key::Key;
 use crate::lease::Beat;
+use crate::orphan::Orphan;
 use crate::output::{Chunk, Offsets};
 use crate::stdin::{StdinRefusal, StdinWrite, Waiting};
 
@@ -470,6 +472,22 @@ pub trait Store: Send + Sync {
         owner: &WorkerId,
         from: Option<&RoleHolder>,
     ) -> Result<bool, StoreError>;
+
+    /// What the sweep saw without a record when it last looked, by uid.
+    async fn orphans(&self) -> Result<Vec<Orphan>, StoreError>;
+
+    /// Makes these all that there are. Whoever has the sweeper's role says so; where one who lost it speaks late, the next
+    /// look of the holder sets it right.
+    async fn note_orphans(&self, orphans: Vec<Orphan>) -> Result<(), StoreError>;
+
+    /// The keys that open the service, of all tenants.
+    async fn keys(&self) -> Result<Vec<Key>, StoreError>;
+
+    /// Accepts a key from now on, in the place of the one of its tenant and name, if there is one.
+    async fn put_key(&self, key: Key) -> Result<(), StoreError>;
+
+    /// Revokes a key; false if there is none of that name.
+    async fn remove_key(&self, tenant: &TenantId, name: &str) -> Result<bool, StoreError>;
 
     /// An artifact.
     async fn artifact(

@@ -15,9 +15,11 @@ use super::rows;
 use crate::ids::InstanceId;
 use crate::ports::StoreError;
 
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_input_labels_lifetimes.sql"),
+    include_str!("migrations/0003_orphans.sql"),
+    include_str!("migrations/0004_keys.sql"),
 ];
 
 /// How long a statement waits for another process, such as a backup.

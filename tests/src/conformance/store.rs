@@ -7,9 +7,11 @@ use std::sync::Arc;
 use shared::ports::Store;
 
 pub mod given;
+mod keys;
 mod leases;
 mod lifecycle;
 mod lists;
+mod orphans;
 mod output;
 mod prune;
 mod roles;
@@ -114,6 +116,13 @@ pub async fn suite<M: AsyncFn() -> Arc<dyn Store>>(make: M) {
             heartbeats_change_and_go,
             a_role_changes_hands_by_compare_and_set,
             one_of_many_gets_a_role,
+        }
+        orphans {
+            the_list_is_what_was_noted_last,
+        }
+        keys {
+            a_key_is_there_until_it_is_replaced_or_revoked,
+            keys_of_one_name_are_each_tenants_own,
         }
         prune {
             what_is_past_its_time_goes_with_its_output,

@@ -8,10 +8,10 @@ PATH="$PATH:/usr/sbin:/sbin"
 here="$root/tests/cluster"
 
 # What is made once and kept between runs: the Kubernetes program and the Debian image.
-cache="${EM_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/environment-manager}"
+cache="${TEST_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/environment-manager}"
 
 # The state folder. Everything that the cluster is lies in it; without an argument each checkout has one of its own.
-folder=$(cd "$called_in" && realpath -m -- "${1:-${EM_CLUSTER_DIR:-$cache/clusters/$(printf %s "$root" | sha256sum | cut -c1-8)}}")
+folder=$(cd "$called_in" && realpath -m -- "${1:-${TEST_CLUSTER_DIR:-$cache/clusters/$(printf %s "$root" | sha256sum | cut -c1-8)}}")
 # A Unix socket's address ends at 107 bytes, and the folder holds one.
 [ ${#folder} -le 80 ] || fail "the path $folder is too long for the sockets in it" "name a folder of at most 80 bytes"
 

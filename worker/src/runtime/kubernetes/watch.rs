@@ -12,11 +12,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{Event as Word, PersistentVolumeClaim, Pod};
-use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -26,9 +25,15 @@ use shared::ids::{EnvironmentUid, InstanceId};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::reach::Backoff;
+
 use super::names;
 use super::state::{self, Beside, State};
 use super::words::Words;
+
+/// The pauses before a watch that broke is begun anew.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// Objects of one kind by name, and what a new list has brought so far.
 struct Shelf<K> {
@@ -36,8 +41,6 @@ struct Shelf<K> {
     coming: Option<BTreeMap<String, Arc<K>>>,
     /// Why there is no watch, or that there was none yet.
     trouble: Option<String>,
-    /// Whether there was a word yet, good or bad.
-    heard: bool,
 }
 
 /// What is known of the cluster.
@@ -138,11 +141,6 @@ impl Known {
             .or(self.claims.trouble.as_deref())
     }
 
-    /// Whether it is known if there is a watch: not so right after it began.
-    pub(super) fn heard(&self) -> bool {
-        self.pods.heard && self.claims.heard
-    }
-
     /// All pods.
     pub(super) fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
         self.pods.here.values()
@@ -233,13 +231,7 @@ impl<K> Shelf<K> {
             here: BTreeMap::new(),
             coming: None,
             trouble: Some("nothing was heard of the API server yet".to_owned()),
-            heard: false,
         }
-    }
-
-    fn failed(&mut self, why: String) {
-        self.trouble = Some(why);
-        self.heard = true;
     }
 }
 
@@ -267,7 +259,6 @@ impl<K: Resource + Clone> Shelf<K> {
             }
             Event::InitDone => {
                 self.trouble = None;
-                self.heard = true;
                 let before =
                     std::mem::replace(&mut self.here, self.coming.take().unwrap_or_default());
                 let still = |object: &Arc<K>| {
@@ -300,7 +291,7 @@ impl Shared {
                     known.pod_came(&pod, self.clock.monotonic());
                 }
             }
-            Err(why) => known.pods.failed(why),
+            Err(why) => known.pods.trouble = Some(why),
         }
     }
 
@@ -315,7 +306,7 @@ impl Shared {
                     }
                 }
             }
-            Err(why) => known.claims.failed(why),
+            Err(why) => known.claims.trouble = Some(why),
         }
     }
 
@@ -327,7 +318,8 @@ impl Shared {
     }
 }
 
-/// Follows objects of one kind until the task is dropped.
+/// Follows objects of one kind until the task is dropped. A watch that broke is begun anew, with a whole list: only that
+/// says that nothing was missed, also in a namespace where nothing happens.
 async fn follow<K>(
     api: Api<K>,
     config: watcher::Config,
@@ -336,15 +328,26 @@ async fn follow<K>(
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let mut events = watcher(api, config)
-        .default_backoff()
-        .map_ok(|event| event.modify(|object| object.managed_fields_mut().clear()))
-        .boxed();
-    while let Some(event) = events.next().await {
-        if let Err(error) = &event {
-            tracing::warn!(kind = %K::kind(&()), %error, "the watch broke; it is taken up again");
+    let backoff = || Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut pause = backoff();
+    loop {
+        let mut events = watcher(api.clone(), config.clone())
+            .map_ok(|event| event.modify(|object| object.managed_fields_mut().clear()))
+            .boxed();
+        while let Some(event) = events.next().await {
+            let event = event.map_err(|error| error.to_string());
+            let whole = matches!(event, Ok(Event::InitDone));
+            let broke = event.as_ref().err().cloned();
+            on(&shared, event);
+            shared.changes.send_replace(());
+            if let Some(error) = broke {
+                tracing::warn!(kind = %K::kind(&()), error, "the watch broke; it is begun anew");
+                break;
+            }
+            if whole {
+                pause = backoff();
+            }
         }
-        on(&shared, event.map_err(|error| error.to_string()));
-        shared.changes.send_replace(());
+        pause.wait().await;
     }
 }

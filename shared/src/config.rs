@@ -296,8 +296,8 @@ pub struct ImageSettings {
     pub registries: Vec<String>,
     /// Registries that are spoken to without TLS.
     pub plain_http: Vec<String>,
-    /// The file with the credentials for registries, as `skopeo login` writes it.
-    pub auth_file: Option<PathBuf>,
+    /// The file with the credentials for registries, as `skopeo login` writes it; empty for none.
+    pub auth_file: PathBuf,
     /// Folders below which callers may name layouts and archives.
     pub folders: Vec<PathBuf>,
     /// Bytes of an image at most, packed and unpacked.
@@ -322,7 +322,7 @@ impl Default for ImageSettings {
             .map(str::to_owned)
             .into(),
             plain_http: Vec::new(),
-            auth_file: None,
+            auth_file: PathBuf::new(),
             folders: Vec::new(),
             max_bytes: ByteSize(10 << 30),
             pull_timeout_seconds: 900,

@@ -130,7 +130,7 @@ impl Pull<'_> {
         let shared = ["--quiet", "--retry-times=2"];
         program.extend(["copy"].iter().chain(&shared));
         program.push(&verify);
-        let auth = self.settings.auth_file.as_ref();
+        let auth = Some(&self.settings.auth_file).filter(|file| !file.as_os_str().is_empty());
         let auth = auth.map(|file| format!("--src-authfile={}", file.display()));
         program.extend(auth.as_deref());
         program.extend(["--", &source.name, "oci:layout:image"]);

@@ -41,6 +41,8 @@ struct Shelf<K> {
     coming: Option<BTreeMap<String, Arc<K>>>,
     /// Why there is no watch, or that there was none yet.
     trouble: Option<String>,
+    /// Whether there was a word yet, good or bad.
+    heard: bool,
 }
 
 /// What is known of the cluster.
@@ -141,6 +143,11 @@ impl Known {
             .or(self.claims.trouble.as_deref())
     }
 
+    /// Whether it is known if there is a watch: not so right after it began.
+    pub(super) fn heard(&self) -> bool {
+        self.pods.heard && self.claims.heard
+    }
+
     /// All pods.
     pub(super) fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
         self.pods.here.values()
@@ -231,7 +238,13 @@ impl<K> Shelf<K> {
             here: BTreeMap::new(),
             coming: None,
             trouble: Some("nothing was heard of the API server yet".to_owned()),
+            heard: false,
         }
+    }
+
+    fn failed(&mut self, why: String) {
+        self.trouble = Some(why);
+        self.heard = true;
     }
 }
 
@@ -259,6 +272,7 @@ impl<K: Resource + Clone> Shelf<K> {
             }
             Event::InitDone => {
                 self.trouble = None;
+                self.heard = true;
                 let before =
                     std::mem::replace(&mut self.here, self.coming.take().unwrap_or_default());
                 let still = |object: &Arc<K>| {
@@ -291,7 +305,7 @@ impl Shared {
                     known.pod_came(&pod, self.clock.monotonic());
                 }
             }
-            Err(why) => known.pods.trouble = Some(why),
+            Err(why) => known.pods.failed(why),
         }
     }
 
@@ -306,7 +320,7 @@ impl Shared {
                     }
                 }
             }
-            Err(why) => known.claims.trouble = Some(why),
+            Err(why) => known.claims.failed(why),
         }
     }
 

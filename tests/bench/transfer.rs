@@ -75,7 +75,7 @@ async fn upload(
     );
     report.growth(
         "growth of the service by uploads of 1 GiB",
-        service.peak()? - before,
+        service.peak()?.saturating_sub(before),
         GROWTH,
     );
     Ok(())
@@ -152,7 +152,7 @@ async fn download(
     );
     report.growth(
         "growth of the service by downloads of 1 GiB",
-        service.peak()? - before,
+        service.peak()?.saturating_sub(before),
         GROWTH,
     );
     Ok(())
@@ -191,7 +191,7 @@ async fn output(
     );
     report.growth(
         "growth of the service by reads of 1 GiB of output",
-        service.peak()? - before,
+        service.peak()?.saturating_sub(before),
         GROWTH,
     );
     Ok(())

@@ -2,7 +2,7 @@
 
 use shared::artifact::Artifact;
 use shared::ids::{ArtifactId, Fence, JobRef};
-use shared::job::{Begun, DownloadHead, Job, JobInput, JobState, Outcome, Progress};
+use shared::job::{Begun, DownloadHead, Job, JobInput, JobState, Outcome, Progress, Verdict};
 use shared::octets::Octets;
 use shared::output::{Offsets, Stream};
 use shared::ports::{Completion, LeaseAttempt, StoreError};
@@ -19,14 +19,16 @@ fn success() -> Completion {
 
 fn progress(given: &Given) -> Progress {
     Progress {
-        head: DownloadHead {
+        head: Some(DownloadHead {
             path: Octets::from("/app/x"),
             size: 9,
+            verdict: Verdict::Whole,
+            offset: 0,
             length: 9,
             mode: 0o644,
             modified_at: given.now(),
             etag: "1-2-3".to_owned(),
-        },
+        }),
         parts: 1,
     }
 }

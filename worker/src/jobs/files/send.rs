@@ -15,8 +15,11 @@ use shared::staging;
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
-use super::{ANSWER_TIME, Failure, NO_ANSWER, cancelled};
+use super::{ANSWER_TIME, Failure, cancelled};
 use crate::execute::Task;
+
+/// Said of a runner that does not read on, or does not answer at the end.
+const STALLED: &str = "the environment took too long to take the content or to confirm it";
 
 /// The lane that content of that kind takes.
 pub(in crate::jobs) fn lane(content: &ByteContent) -> Lane {
@@ -67,8 +70,8 @@ pub(in crate::jobs) async fn trouble(task: &Task, brakes: Brakes) -> Failure {
     tokio::select! {
         biased;
         Ok(why) = brakes.broken => Failure::job("staging_unavailable", why),
-        request = cancelled_before(task, brakes.end.clone()) => Failure::End(cancelled(request)),
-        () = stalled(brakes.moving) => stall(&brakes.end),
+        request = cancelled_before(task, brakes.end) => Failure::End(cancelled(request)),
+        () = stalled(brakes.moving) => Failure::Status(Status::deadline_exceeded(STALLED)),
     }
 }
 
@@ -78,16 +81,6 @@ async fn stalled(mut moving: watch::Receiver<()>) {
     if moving.has_changed().is_err() {
         tokio::time::sleep(ANSWER_TIME).await;
     }
-}
-
-/// What a stall means: without its last event nothing is written.
-fn stall(end: &Gate) -> Failure {
-    if end.pass() {
-        return Failure::job(NO_ANSWER, "the content did not get on: nothing was written");
-    }
-    Failure::Status(Status::deadline_exceeded(
-        "the environment did not confirm what was written",
-    ))
 }
 
 /// Opens the content of a job; its size and its bytes.

@@ -5,7 +5,7 @@ use std::fs::{File, FileTimes};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -316,7 +316,8 @@ async fn what_has_no_record_is_listed_and_then_goes_each_by_itself() {
 
 /// Makes every staged object two days old.
 fn grow_old(folder: &Path) {
-    let then = SystemTime::now() - Duration::from_secs(2 * DAY);
+    let now = u64::try_from(SystemClock.now().as_second()).expect("after 1970");
+    let then = UNIX_EPOCH + Duration::from_secs(now - 2 * DAY);
     for file in files_below(folder) {
         let file = File::options().write(true).open(file).expect("opened");
         let times = FileTimes::new().set_modified(then);

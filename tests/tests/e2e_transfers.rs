@@ -177,6 +177,9 @@ async fn killed_when(
     program.restart().await;
 }
 
+/// Whether a moment has come.
+type Seen = fn(&Program) -> bool;
+
 #[tokio::test]
 async fn an_upload_that_is_killed_is_whole_or_not_there() {
     let mut program = Program::start().await;
@@ -186,7 +189,7 @@ async fn an_upload_that_is_killed_is_whole_or_not_there() {
         .put_file("env", "old", "old")
         .await
         .expect(200);
-    let moments: [(&str, fn(&Program) -> bool); 3] = [
+    let moments: [(&str, Seen); 3] = [
         ("the body is staged", |program| {
             blobs_on_their_way(program) > 0
         }),

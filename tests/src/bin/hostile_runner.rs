@@ -157,6 +157,7 @@ fn never<T>() -> impl Future<Output = Answer<T>> {
 impl Runner for Liar {
     type AttachStream = Events<proto::AttachEvent>;
     type ReadFileStream = Events<proto::ReadFileEvent>;
+    type PackStream = Events<proto::PackEvent>;
 
     async fn hello(&self, _: Request<proto::HelloRequest>) -> Answer<proto::HelloReply> {
         let name = if self.is("nameless") {
@@ -267,6 +268,28 @@ impl Runner for Liar {
         &self,
         _: Request<proto::RemoveFileRequest>,
     ) -> Answer<proto::RemoveFileReply> {
+        never().await
+    }
+
+    async fn move_file(&self, _: Request<proto::MoveFileRequest>) -> Answer<proto::MoveFileReply> {
+        never().await
+    }
+
+    async fn make_folder(
+        &self,
+        _: Request<proto::MakeFolderRequest>,
+    ) -> Answer<proto::MakeFolderReply> {
+        never().await
+    }
+
+    async fn pack(&self, _: Request<proto::PackRequest>) -> Answer<Self::PackStream> {
+        Ok(Response::new(stream::pending().boxed()))
+    }
+
+    async fn unpack(
+        &self,
+        _: Request<Streaming<proto::UnpackRequest>>,
+    ) -> Answer<proto::UnpackReply> {
         never().await
     }
 }

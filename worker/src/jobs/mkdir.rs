@@ -19,7 +19,8 @@ pub(crate) async fn run(task: &Task, path: &Octets, parents: bool) -> End {
                 path: path.0.clone(),
                 parents,
             };
-            let reply = client.make_folder(request).await?.into_inner();
+            let answer = files::in_time(files::ANSWER_TIME, client.make_folder(request));
+            let reply = answer.await?.into_inner();
             Ok(End::outcome(Outcome::success(JobResult::MadeFolder {
                 path: Octets(reply.path),
                 made: reply.made,

@@ -19,7 +19,8 @@ pub(crate) async fn run(task: &Task, from: &Octets, to: &Octets) -> End {
                 from: from.0.clone(),
                 to: to.0.clone(),
             };
-            let reply = client.move_file(request).await?.into_inner();
+            let answer = files::in_time(files::ANSWER_TIME, client.move_file(request));
+            let reply = answer.await?.into_inner();
             Ok(End::outcome(Outcome::success(JobResult::Moved {
                 from: Octets(reply.from),
                 to: Octets(reply.to),

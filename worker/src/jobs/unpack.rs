@@ -1,5 +1,7 @@
 //! Unpacks an archive into a folder.
 
+use std::time::Duration;
+
 use runner::proto::unpack_request::Event;
 use runner::proto::{UnpackEnd, UnpackHead, UnpackRequest};
 use shared::job::{ByteContent, JobResult, Outcome};
@@ -8,6 +10,9 @@ use shared::octets::Octets;
 use crate::execute::{End, Task};
 use crate::jobs::files::send::{self, Words};
 use crate::jobs::files::{self, Effect, Failure};
+
+/// How long the last of an archive may take to be on the disk and in its place.
+const UNPACK_TIME: Duration = Duration::from_mins(10);
 
 pub(crate) async fn run(task: &Task, path: &Octets, content: &ByteContent) -> End {
     files::run(
@@ -25,7 +30,7 @@ pub(crate) async fn run(task: &Task, path: &Octets, content: &ByteContent) -> En
                 end: |size| event(Event::End(UnpackEnd { size })),
             };
             let (size, bytes) = send::open(task, content).await?;
-            let (events, brakes) = send::begin(words, size, bytes);
+            let (events, brakes) = send::begin(words, size, bytes, UNPACK_TIME);
             let reply = tokio::select! {
                 biased;
                 failure = send::trouble(task, brakes) => return Err(failure),

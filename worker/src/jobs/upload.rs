@@ -32,7 +32,7 @@ pub(crate) async fn run(
                 end: |size| event(Event::End(WriteEnd { size })),
             };
             let (size, bytes) = send::open(task, content).await?;
-            let (events, brakes) = send::begin(words, size, bytes);
+            let (events, brakes) = send::begin(words, size, bytes, files::ANSWER_TIME);
             let reply = tokio::select! {
                 biased;
                 failure = send::trouble(task, brakes) => return Err(failure),

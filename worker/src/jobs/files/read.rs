@@ -103,14 +103,20 @@ pub(in crate::jobs) async fn pack(
     let request = PackRequest {
         path: path.0.clone(),
     };
-    let mut events = client.pack(request).await?.into_inner();
-    let first = events.message().await?.and_then(|event| event.event);
+    let mut events = in_time(ANSWER_TIME, client.pack(request))
+        .await?
+        .into_inner();
+    let first = in_time(ANSWER_TIME, events.message())
+        .await?
+        .and_then(|event| event.event);
     let Some(pack_event::Event::Head(head)) = first else {
         return Err(Failure::misbehaved("an archive without a head"));
     };
     let bytes = stream::try_unfold((events, 0), |(mut events, size): (_, u64)| async move {
         let events_of: &mut Streaming<PackEvent> = &mut events;
-        let event = events_of.message().await?.and_then(|event| event.event);
+        let event = in_time(ANSWER_TIME, events_of.message())
+            .await?
+            .and_then(|event| event.event);
         match event {
             Some(pack_event::Event::Data(data)) if (1..=MAX_FRAME_BYTES).contains(&data.len()) => {
                 let size = size + data.len() as u64;

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt as _};
@@ -43,14 +44,18 @@ pub(in crate::jobs) struct Words<T> {
 pub(in crate::jobs) struct Brakes {
     broken: oneshot::Receiver<String>,
     moving: watch::Receiver<()>,
+    /// How long the answer may take once all is sent.
+    confirming: Duration,
     end: Gate,
 }
 
-/// What a call is made with, of content that was opened, and what may end it.
+/// What a call is made with, of content that was opened, and what may end it; `confirming` is how long the answer may take
+/// once all is sent.
 pub(in crate::jobs) fn begin<T: Send + 'static>(
     words: Words<T>,
     size: u64,
     bytes: BlobStream,
+    confirming: Duration,
 ) -> (impl Stream<Item = T> + Send + use<T>, Brakes) {
     let (broken, breakage) = oneshot::channel();
     let end = Gate::default();
@@ -60,6 +65,7 @@ pub(in crate::jobs) fn begin<T: Send + 'static>(
     let brakes = Brakes {
         broken: breakage,
         moving,
+        confirming,
         end,
     };
     (events, brakes)
@@ -71,15 +77,15 @@ pub(in crate::jobs) async fn trouble(task: &Task, brakes: Brakes) -> Failure {
         biased;
         Ok(why) = brakes.broken => Failure::job("staging_unavailable", why),
         request = cancelled_before(task, brakes.end) => Failure::End(cancelled(request)),
-        () = stalled(brakes.moving) => Failure::Status(Status::deadline_exceeded(STALLED)),
+        () = stalled(brakes.moving, brakes.confirming) => Failure::Status(Status::deadline_exceeded(STALLED)),
     }
 }
 
 /// Returns when nothing was sent for too long, or the answer takes too long once all was.
-async fn stalled(mut moving: watch::Receiver<()>) {
+async fn stalled(mut moving: watch::Receiver<()>, confirming: Duration) {
     while let Ok(Ok(())) = tokio::time::timeout(ANSWER_TIME, moving.changed()).await {}
     if moving.has_changed().is_err() {
-        tokio::time::sleep(ANSWER_TIME).await;
+        tokio::time::sleep(confirming).await;
     }
 }
 

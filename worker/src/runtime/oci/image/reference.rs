@@ -17,6 +17,17 @@ const DEFAULT_REGISTRY: &str = "docker.io";
 /// What names without a tag mean.
 const DEFAULT_TAG: &str = "latest";
 
+/// What else has a colon behind its first word where others write references. Somebody who writes it means no repository.
+const OTHER_TRANSPORTS: [&str; 7] = [
+    "containers-storage",
+    "dir",
+    "docker-daemon",
+    "oci-archive",
+    "ostree",
+    "sif",
+    "tarball",
+];
+
 /// A well-formed reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reference {
@@ -93,6 +104,13 @@ impl fmt::Display for Reference {
 }
 
 fn registry(text: &str) -> Result<Reference, String> {
+    if let Some((first, _)) = text.split_once(':')
+        && OTHER_TRANSPORTS.contains(&first)
+    {
+        return Err(format!(
+            "images cannot be had by {first}: write a name in a registry, oci:FOLDER:TAG or docker-archive:FILE"
+        ));
+    }
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => (rest, Some(valid(digest, is_digest, "the digest")?)),
         None => (text, None),

@@ -157,6 +157,11 @@ impl Program {
         &self.folder
     }
 
+    /// Whether its environments are pods.
+    pub fn is_on_cluster(&self) -> bool {
+        self.ground.namespace().is_some()
+    }
+
     /// Everything of its environments that is there.
     pub async fn traces(&self) -> Vec<String> {
         match self.ground.namespace() {

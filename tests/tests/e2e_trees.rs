@@ -231,7 +231,10 @@ async fn ends_of_every_kind_are_told_apart() {
     for (script, state, code) in cases {
         let job = client.sh("env", script).await;
         assert_eq!(job["state"], state, "{script}: {job}");
-        assert_eq!(job["error"]["code"], code, "{script}: {job}");
+        // In a pod nobody counts the memory of one job: there it was killed, and more is not claimed.
+        let uncounted = program.is_on_cluster() && code == "oom_killed";
+        let told = if uncounted { json!("killed") } else { code };
+        assert_eq!(job["error"]["code"], told, "{script}: {job}");
     }
     let missing = client
         .exec("env", &json!({ "command": ["no-such-program"] }))

@@ -40,6 +40,21 @@ async fn pod(namespace: &Namespace) -> Pod {
     found.remove(0)
 }
 
+/// Whether its container was started again, and runs.
+fn was_restarted(pod: &Pod) -> bool {
+    let containers = pod
+        .status
+        .iter()
+        .flat_map(|status| status.container_statuses.iter().flatten());
+    containers.into_iter().any(|container| {
+        let runs = container
+            .state
+            .as_ref()
+            .is_some_and(|it| it.running.is_some());
+        runs && container.restart_count > 0
+    })
+}
+
 async fn until_output(client: &Client, job: &str, expected: &str) {
     wait_until("it is up", async || {
         let window = client.get(&format!("/v1/jobs/{job}/output")).await;
@@ -126,6 +141,11 @@ async fn what_is_asked_of_a_container_that_has_just_been_started_again_is_done()
     client.create("env").await;
     client.printed("env", "echo old > kept; sync").await;
     kill_first_process(&pod(namespace).await);
+    // What is sent to a runner that is about to be gone may or may not be done: that is said then.
+    wait_until("it was started again", async || {
+        was_restarted(&pod(namespace).await)
+    })
+    .await;
     let (job, listed, written) = tokio::join!(
         client.sh("env", "cat kept"),
         client.list_files("env", &[]),

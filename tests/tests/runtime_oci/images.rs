@@ -214,7 +214,7 @@ async fn what_cannot_be_had_says_why_and_leaves_nothing() {
     let layout = image.path();
     for (reference, why) in [
         ("--help".to_owned(), "not well-formed"),
-        ("dir:/etc".to_owned(), "not well-formed"),
+        ("dir:/etc".to_owned(), "cannot be had by dir"),
         ("127.0.0.1:1/x".to_owned(), "images.registries"),
         ("oci:/etc:x".to_owned(), "images.folders"),
         ("docker-archive:/etc/passwd".to_owned(), "images.folders"),

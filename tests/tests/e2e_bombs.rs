@@ -126,8 +126,9 @@ async fn a_bomb_that_uses_up_the_memory_too_is_ended_and_its_environment_goes_on
     client
         .create_from(&json!({ "id": "env", "resources": resources }))
         .await;
-    // The main process takes hardly any memory, so that the kernel ends others before it.
-    let script = "mkfifo hold; perl -e \"$1\" \"$0\" & exec 3<>hold; read line <&3";
+    // The kernel is told to end every other process before the main one.
+    let script = "mkfifo hold; (echo 1000 >/proc/self/oom_score_adj; exec perl -e \"$1\" \"$0\") & \
+                  exec 3<>hold; read line <&3";
     let marker = marker("bomb");
     let hungry = "$kept = 'x' x (1 << 20); fork and substr($kept, rand(1 << 20), 1, 'y') while 1";
     let mut body = json!({ "command": ["sh", "-c", script, &marker, hungry] });

@@ -17,7 +17,7 @@ use shared::job::{Begun, Job, JobInput, MAX_ATTEMPTS, Outcome};
 use shared::ports::{Completion, Leased, StoreError};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::context::Context;
+use crate::context::{Active, Context};
 use crate::{distrust, finish, jobs};
 
 /// A leased job and what is needed to work on it.
@@ -100,6 +100,7 @@ impl End {
 /// Works on a job until it has ended, was handed back, or must be left alone.
 pub(crate) async fn execute(
     context: &Arc<Context>,
+    active: Active,
     leased: Leased,
     slot: Option<OwnedSemaphorePermit>,
 ) {
@@ -121,7 +122,7 @@ pub(crate) async fn execute(
             distrust::after(&task, &completion.outcome).await;
             finish::finish(&task, *completion).await;
         }
-        Ok(End::HandBack(begun)) => finish::hand_back(&task, begun).await,
+        Ok(End::HandBack(begun)) => finish::hand_back(&task, active, begun).await,
         Ok(End::Dropped) => {
             tracing::info!(job = %task.at.job, "left a job to whoever takes it over")
         }

@@ -8,6 +8,7 @@ use shared::job::{Begun, JobState};
 use shared::ports::{BlobError, Completion, Lane, StoreError};
 use shared::staging::{self, STAGING_BUCKET};
 
+use crate::context::Active;
 use crate::execute::Task;
 use crate::links::LinkError;
 use crate::reach::Backoff;
@@ -64,13 +65,15 @@ pub(crate) async fn finish(task: &Task, completion: Completion) {
 }
 
 /// Gives the job to any worker that wants it.
-pub(crate) async fn hand_back(task: &Task, begun: Begun) {
+pub(crate) async fn hand_back(task: &Task, active: Active, begun: Begun) {
     let context = &task.context;
-    match context
+    let handed = context
         .store
         .hand_back(&task.at, task.fence(), begun, context.clock.now())
-        .await
-    {
+        .await;
+    // Before the hint is out: an intake of this worker that gets it must not take the job for one that is worked on.
+    drop(active);
+    match handed {
         Ok(effects) => context.publish(effects).await,
         Err(StoreError::Fenced) => {}
         Err(error) => {

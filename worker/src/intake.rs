@@ -55,7 +55,7 @@ async fn take(context: Arc<Context>, slot: OwnedSemaphorePermit, delivery: Deliv
     match attempt {
         Ok(LeaseAttempt::Leased(leased)) => {
             settle(delivery).await;
-            execute::execute(&context, *leased, Some(slot)).await;
+            execute::execute(&context, active, *leased, Some(slot)).await;
         }
         Ok(LeaseAttempt::Ended | LeaseAttempt::NotRunnable | LeaseAttempt::Held) => {
             settle(delivery).await
@@ -68,7 +68,6 @@ async fn take(context: Arc<Context>, slot: OwnedSemaphorePermit, delivery: Deliv
             tokio::time::sleep(PAUSE).await;
         }
     }
-    drop(active);
 }
 
 async fn settle(delivery: Delivery) {

@@ -18,4 +18,5 @@ pub(crate) mod upload;
 
 mod bring_up;
 mod files;
+mod last_resort;
 mod vacate;

@@ -77,10 +77,9 @@ async fn take_over(context: Arc<Context>, slot: Option<OwnedSemaphorePermit>, he
         Ok(LeaseAttempt::Leased(leased)) => {
             tracing::info!(job = %held.at.job, from = %held.owner, "took over a job");
             metrics::counter!("environment_manager_takeovers_total").increment(1);
-            execute::execute(&context, *leased, slot).await;
+            execute::execute(&context, active, *leased, slot).await;
         }
         Ok(_) => {}
         Err(error) => tracing::warn!(job = %held.at.job, %error, "could not take over a job"),
     }
-    drop(active);
 }

@@ -28,6 +28,7 @@ use tonic::Code;
 use crate::distrust::RUNNER_MISBEHAVED;
 use crate::execute::{End, Task};
 use crate::failpoint::failpoint;
+use crate::jobs::last_resort::ENVIRONMENT_KILLED;
 use crate::links::Link;
 use crate::reach::{Backoff, Unreached, is_answer, reach};
 use crate::restart;
@@ -84,6 +85,11 @@ fn cancelled(request: &CancelRequest) -> End {
     End::outcome(Outcome::ended(JobState::Cancelled, error))
 }
 
+/// When a command that has run for so long is ended, at the latest.
+fn deadline(now: Instant, input: &ExecInput, ran: Duration) -> Instant {
+    now + Duration::from_secs(input.timeout_seconds).saturating_sub(ran) + TIMEOUT_GRACE
+}
+
 /// What one connection brought.
 enum Step {
     End(End),
@@ -103,6 +109,8 @@ struct Run<'a> {
     restarted: Option<Reason>,
     /// When an end must have been confirmed.
     overdue: Instant,
+    /// Whether the times here count from when the command began, rather than from the first lease.
+    timed: bool,
     /// Whether the runner, after nobody could reach it, was given time again.
     had_more_time: bool,
     /// Whether the container was killed for want of a confirmation.
@@ -128,8 +136,7 @@ impl<'a> Run<'a> {
                 .try_into()
                 .unwrap_or_default()
         });
-        let deadline =
-            now + Duration::from_secs(input.timeout_seconds).saturating_sub(ran) + TIMEOUT_GRACE;
+        let deadline = deadline(now, input, ran);
         let copier = if task.is_resumed() {
             // A store that cannot be read now leaves the lease to a later takeover.
             Copier::resumed(task, input.output_limit)
@@ -147,6 +154,7 @@ impl<'a> Run<'a> {
             cancel: None,
             restarted: None,
             overdue: deadline + CONFIRM_TIME,
+            timed: false,
             had_more_time: false,
             killed: false,
             ending_until: None,
@@ -171,7 +179,9 @@ impl<'a> Run<'a> {
                 self.set_cancel(request);
                 return self.cancelled_out_of_reach();
             }
-            () = tokio::time::sleep_until(overdue.into()) => return self.late(None).await,
+            () = tokio::time::sleep_until(overdue.into()), if self.maybe_started => {
+                return self.late(None).await;
+            }
         };
         let link = match reached {
             Ok(link) => link,
@@ -243,6 +253,21 @@ impl<'a> Run<'a> {
         self.cancel = Some(request);
     }
 
+    /// Counts the command's time as its runner does, once per lease: it may have begun long after the first lease, and a
+    /// wall clock may have been set meanwhile.
+    fn runs_since(&mut self, ran: Duration) {
+        if std::mem::replace(&mut self.timed, true) {
+            return;
+        }
+        let deadline = deadline(self.task.context.clock.monotonic(), self.input, ran);
+        self.give_up = deadline + NO_CONTACT_TIME;
+        let overdue = deadline + CONFIRM_TIME;
+        self.overdue = match &self.cancel {
+            Some(_) => self.overdue.min(overdue),
+            None => overdue,
+        };
+    }
+
     /// A job that is cancelled while its environment cannot be reached: one that cannot have been started has ended.
     fn cancelled_out_of_reach(&self) -> Step {
         match &self.cancel {
@@ -254,7 +279,10 @@ impl<'a> Run<'a> {
     async fn over(&mut self, link: &Link) -> Step {
         if self.maybe_started {
             match self.seal(link).await {
-                Ok(Some(_)) => return self.attach(link).await,
+                Ok(Some(record)) => {
+                    self.runs_since(Duration::from_millis(record.duration_ms));
+                    return self.attach(link).await;
+                }
                 Ok(None) => {}
                 Err(step) => return step,
             }
@@ -269,7 +297,10 @@ impl<'a> Run<'a> {
             return Step::End(cancelled(request));
         }
         match self.start(link).await {
-            Ok(()) => self.attach(link).await,
+            Ok(()) => {
+                self.runs_since(Duration::ZERO);
+                self.attach(link).await
+            }
             Err(step) => step,
         }
     }
@@ -440,7 +471,7 @@ impl<'a> Run<'a> {
         let killed = match context.store.environment(&at).await {
             Ok(Some(found)) if found.uid == self.task.job.uid => found
                 .reason
-                .filter(|reason| reason.code == outcome::ENVIRONMENT_KILLED),
+                .filter(|reason| reason.code == ENVIRONMENT_KILLED),
             _ => None,
         };
         let fault = EnvironmentEvent::Fault {
@@ -464,12 +495,15 @@ impl<'a> Run<'a> {
         self.end_without_record(state, error).await
     }
 
+    /// Nobody knows any more what became of it, unless it cannot have begun.
     async fn lost(&mut self, reason: &Reason) -> End {
-        self.end_without_record(
-            JobState::Lost,
-            JobError::new(reason.code.clone(), reason.message.clone()),
-        )
-        .await
+        let state = if self.maybe_started {
+            JobState::Lost
+        } else {
+            JobState::Failed
+        };
+        let error = JobError::new(reason.code.clone(), reason.message.clone());
+        self.end_without_record(state, error).await
     }
 
     async fn misbehaved(&mut self, why: &str) -> End {

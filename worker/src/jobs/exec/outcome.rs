@@ -10,9 +10,7 @@ use shared::output::{OutputCounts, StreamCounts};
 
 use super::copier::MAX_COUNT;
 use crate::distrust::RUNNER_MISBEHAVED;
-
-/// The code of jobs and environments that ended because a container had to be killed.
-pub(super) const ENVIRONMENT_KILLED: &str = "environment_killed";
+use crate::jobs::last_resort::ENVIRONMENT_KILLED;
 
 /// Whether a final record can be one of this job; the error says what is wrong with it.
 pub(super) fn sound(record: &JobRecord, job: &JobId) -> Result<(), String> {

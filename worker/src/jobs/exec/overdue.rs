@@ -5,20 +5,16 @@
 //!     │
 //!     ├────▶ out of reach until now ───────▶ once more as long for the runner to tell how it ended
 //!     │
-//!     └────▶ the runner had its time ──────▶ note ──▶ kill ──▶ confirmed ──▶ the environment failed, the job timed out
+//!     └────▶ the runner had its time ──────▶ the container is killed ──▶ the job timed out
 //! ```
-//!
-//! The environment fails only once the kill is confirmed. The note before it tells the environment's other jobs, whose
-//! connections break, what ended them.
 
 use std::time::Instant;
 
-use shared::environment::{EnvironmentEvent, Reason};
 use shared::ports::RuntimeError;
 
 use super::{CONFIRM_TIME, Run, Step, outcome};
 use crate::execute::End;
-use crate::jobs::vacate;
+use crate::jobs::last_resort::{self, Kill};
 
 impl Run<'_> {
     /// The time for a confirmation is up; `since` then the runner is attached to, if it is.
@@ -41,43 +37,27 @@ impl Run<'_> {
         Step::Again("the runner is asked once more how the command ended".to_owned())
     }
 
-    /// The container is killed, with all that runs in it; not one that was started after it.
     async fn kill_container(&mut self) -> Step {
-        let task = self.task;
-        match task.is_in_its_environment().await {
-            Ok(true) => {}
-            Ok(false) => {
-                self.overdue = task.context.clock.monotonic() + CONFIRM_TIME;
-                return Step::Again("its start of the environment has ended".to_owned());
+        match last_resort::kill(self.task).await {
+            Kill::Confirmed => {
+                self.killed = true;
+                self.after_kill().await
             }
-            Err(error) => return Step::Again(error.to_string()),
+            Kill::NotItsOwn => {
+                self.overdue = self.task.context.clock.monotonic() + CONFIRM_TIME;
+                Step::Again("its start of the environment has ended".to_owned())
+            }
+            Kill::NotYet(why) => {
+                self.had_more_time = false;
+                Step::Again(why)
+            }
         }
-        vacate::note(task, killed()).await;
-        if let Err(error) = task.context.runtime.kill(&task.job.uid).await {
-            vacate::note(task, Reason::new("retrying", error.to_string())).await;
-            self.had_more_time = false;
-            return Step::Again(error.to_string());
-        }
-        task.context.links.forget_all(&task.job.uid);
-        self.killed = true;
-        self.after_kill().await
     }
 
     /// The kill is confirmed.
     pub(super) async fn after_kill(&mut self) -> Step {
-        let context = &self.task.context;
-        let fault = EnvironmentEvent::Fault {
-            incarnation: self.incarnation.clone(),
-            reason: killed(),
-        };
-        let at = self.task.environment.at();
-        let noted = context
-            .store
-            .environment_event(&at, self.task.job.generation, fault, context.clock.now())
-            .await;
-        match noted {
-            Ok(effects) => context.publish(effects).await,
-            Err(error) => return Step::Again(error.to_string()),
+        if let Err(why) = last_resort::environment_failed(self.task, &self.incarnation).await {
+            return Step::Again(why);
         }
         let (state, error) = outcome::of_unconfirmed(self.cancel.as_ref());
         let mut end = self.end_without_record(state, error).await;
@@ -86,11 +66,4 @@ impl Run<'_> {
         }
         Step::End(end)
     }
-}
-
-fn killed() -> Reason {
-    Reason::new(
-        outcome::ENVIRONMENT_KILLED,
-        "the end of a command was not confirmed in time, so the environment was killed",
-    )
 }

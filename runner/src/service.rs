@@ -87,11 +87,12 @@ impl Runner for Service {
     ) -> Result<Response<proto::SealReply>, Status> {
         let request = request.into_inner();
         let id = JobId::new(&request.job_id)?;
-        let sealed = self.jobs.seal(&id, Fence::new(request.fence)?)?;
+        let fence = Fence::new(request.fence)?;
+        let sealed = self.jobs.seal(&id, fence, &request.incarnation)?;
         // The floor is up; whatever of this id is being done to files is done before the answer.
         self.files.settle(&id).await;
         let fate = match sealed {
-            Sealed::NeverStarted => Fate::NeverStarted(proto::NeverStarted {}),
+            Sealed::NeverStarted { proven } => Fate::NeverStarted(proto::NeverStarted { proven }),
             Sealed::Record(record) => Fate::Record(*record),
             Sealed::Tombstone => Fate::Tombstone(proto::Tombstone {}),
         };
@@ -170,7 +171,7 @@ impl Runner for Service {
             forget,
         } = request.into_inner();
         let id = JobId::new(&job_id)?;
-        if forget && self.files.forget(&id) {
+        if forget && (self.files.forget(&id) || self.jobs.has_begun(&id)) {
             self.jobs.bury(&id);
         }
         let released = self

@@ -10,10 +10,10 @@ use common::{Runner, attach, code, processes_with, program, wait_for};
 use runner::proto::job_record::Exit;
 use runner::proto::seal_reply::Fate;
 use runner::proto::{
-    AttachRequest, Cause, HelloRequest, JobPhase, Permit, ReleaseRequest, StartRequest,
-    StreamCounts,
+    AttachRequest, Cause, HelloRequest, JobPhase, MakeFolderRequest, Permit, ReleaseRequest,
+    SealRequest, StartRequest, StreamCounts,
 };
-use tonic::Code;
+use tonic::{Code, Status};
 
 #[tokio::test]
 async fn a_new_incarnation_knows_the_jobs_of_the_last() {
@@ -135,6 +135,97 @@ async fn a_new_incarnation_knows_the_jobs_of_the_last() {
     }
     assert!(runner.state().join("jobs/foreign file").exists());
     assert!(!runner.state().join("jobs/forgotten.err").exists());
+}
+
+/// Whether a seal proves that a job never began in an incarnation; none if it did.
+async fn proven(runner: &mut Runner, id: &str, incarnation: &str) -> Option<bool> {
+    let request = SealRequest {
+        job_id: id.to_owned(),
+        fence: 5,
+        incarnation: incarnation.to_owned(),
+    };
+    let reply = runner.client.seal(request).await.unwrap().into_inner();
+    match reply.fate.unwrap() {
+        Fate::NeverStarted(never) => Some(never.proven),
+        Fate::Record(_) | Fate::Tombstone(_) => None,
+    }
+}
+
+async fn make_folder(runner: &mut Runner, id: &str, fence: u64) -> Result<(), Status> {
+    let request = MakeFolderRequest {
+        permit: Some(runner.permit(id, fence)),
+        path: id.to_owned().into(),
+        parents: false,
+    };
+    runner.client.make_folder(request).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_new_incarnation_proves_what_never_began_in_one_of_the_same_boot() {
+    let mut runner = Runner::start().await;
+    let first = runner.incarnation.clone();
+    runner.run_shell("ran", "true").await;
+    make_folder(&mut runner, "made", 1).await.unwrap();
+    make_folder(&mut runner, "forgotten", 1).await.unwrap();
+    let forget = |job_id: &str| ReleaseRequest {
+        job_id: job_id.to_owned(),
+        forget: true,
+        ..ReleaseRequest::default()
+    };
+    runner.client.release(forget("forgotten")).await.unwrap();
+    assert_eq!(proven(&mut runner, "never", &first).await, Some(true));
+    assert_eq!(proven(&mut runner, "never", "").await, Some(false));
+    let unknown = "0".repeat(32);
+    assert_eq!(proven(&mut runner, "never", &unknown).await, Some(false));
+
+    let runner = Runner::start_in(runner.crash()).await;
+    let second = runner.incarnation.clone();
+    let mut runner = Runner::start_in(runner.crash()).await;
+    for incarnation in [&first, &second, &runner.incarnation.clone()] {
+        assert_eq!(proven(&mut runner, "never", incarnation).await, Some(true));
+    }
+    assert_eq!(proven(&mut runner, "ran", &first).await, None);
+    // What the change of files came to is not known here: only that it may have been made, and is not made again.
+    assert_eq!(proven(&mut runner, "made", &first).await, Some(false));
+    let again = make_folder(&mut runner, "made", 9).await;
+    assert_eq!(again.unwrap_err().code(), Code::AlreadyExists);
+    runner.client.release(forget("made")).await.unwrap();
+    let third = runner.incarnation.clone();
+    let mut runner = Runner::start_in(runner.crash()).await;
+    assert_eq!(proven(&mut runner, "made", &third).await, Some(true));
+}
+
+#[tokio::test]
+async fn a_boot_of_the_machine_in_between_proves_nothing() {
+    let runner = Runner::start().await;
+    let old = runner.incarnation.clone();
+    let home = runner.crash();
+    let boot = home.path().join("state/boot");
+    let noted = std::fs::read_to_string(&boot).unwrap();
+    let (_, incarnations) = noted.split_once('\n').unwrap();
+    assert_eq!(incarnations, format!("{old}\n"));
+    std::fs::write(&boot, format!("another\n{incarnations}")).unwrap();
+    let mut runner = Runner::start_in(home).await;
+    assert_eq!(proven(&mut runner, "never", &old).await, Some(false));
+    let new = runner.incarnation.clone();
+    assert_eq!(proven(&mut runner, "never", &new).await, Some(true));
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_marked_is_made_and_ends_what_can_be_proven() {
+    let mut runner = Runner::start().await;
+    let old = runner.incarnation.clone();
+    // From now on it can write to no file.
+    let limited = Command::new("prlimit")
+        .args(["--fsize=0", "--pid", &runner.child.id().to_string()])
+        .status();
+    assert!(limited.unwrap().success());
+    make_folder(&mut runner, "made", 1).await.unwrap();
+    assert!(runner.volume().join("made").is_dir());
+    let mut runner = Runner::start_in(runner.crash()).await;
+    for id in ["made", "never"] {
+        assert_eq!(proven(&mut runner, id, &old).await, Some(false), "{id}");
+    }
 }
 
 #[tokio::test]

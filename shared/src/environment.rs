@@ -160,6 +160,9 @@ pub enum EnvironmentEvent {
         incarnation: Incarnation,
         /// The runtime's name of the container or pod.
         container: String,
+        /// How often the runtime had started PID 1 again in that container.
+        #[serde(default)]
+        restarts: u32,
         /// Where container and volume are found.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         place: Option<Place>,
@@ -185,6 +188,9 @@ pub enum EnvironmentEvent {
         incarnation: Incarnation,
         /// The one that runs now.
         next: Incarnation,
+        /// How often the runtime has started PID 1 again in the same container.
+        #[serde(default)]
+        restarts: u32,
         /// Why the one before ended.
         reason: Reason,
     },
@@ -265,6 +271,9 @@ pub struct Environment {
     pub incarnation: Option<Incarnation>,
     /// The runtime's name of the container or pod, while `running` and until it is stopped.
     pub container: Option<String>,
+    /// How often the runtime had started PID 1 again in that container, when the incarnation was noted.
+    #[serde(default)]
+    pub restarts: u32,
     /// Where container and volume are found, once it has run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<Place>,
@@ -303,6 +312,7 @@ impl Environment {
             created_at: now,
             incarnation: None,
             container: None,
+            restarts: 0,
             place: None,
             limits_not_enforced: Vec::new(),
         })
@@ -348,6 +358,7 @@ impl Environment {
                 Event::Running {
                     incarnation,
                     container,
+                    restarts,
                     place,
                     limits_not_enforced,
                 },
@@ -356,6 +367,7 @@ impl Environment {
                 let mut next = self.in_phase(Running, None, now);
                 next.incarnation = Some(incarnation.clone());
                 next.container = Some(container.clone());
+                next.restarts = *restarts;
                 next.place.clone_from(place);
                 next.limits_not_enforced.clone_from(limits_not_enforced);
                 next
@@ -383,11 +395,13 @@ impl Environment {
                 Event::Restarted {
                     incarnation,
                     next,
+                    restarts,
                     reason,
                 },
                 Running,
             ) if self.incarnation.as_ref() == Some(incarnation) => Self {
                 incarnation: Some(next.clone()),
+                restarts: *restarts,
                 reason: Some(reason.clone()),
                 ..self.clone()
             },

@@ -18,8 +18,8 @@ mod store;
 pub use blobs::{BlobEntry, BlobError, BlobInfo, BlobName, BlobStream, Blobs};
 pub use queue::{Delivery, Queue, QueueError, Receipt};
 pub use runtime::{
-    Heard, Holding, Lane, Placement, RunnerIo, Runtime, RuntimeError, RuntimeOffer, Sight, Started,
-    Warm,
+    Heard, Holding, Lane, Placement, Restart, RunnerIo, Runtime, RuntimeError, RuntimeOffer, Sight,
+    Started, Warm,
 };
 pub use store::{
     Activity, Completion, Cutoffs, Effects, EnvironmentFilter, HeldJob, Idempotency, JobFilter,

@@ -40,6 +40,21 @@ async fn pod(namespace: &Namespace) -> Pod {
     found.remove(0)
 }
 
+/// Whether its container was started again, and runs.
+fn was_restarted(pod: &Pod) -> bool {
+    let containers = pod
+        .status
+        .iter()
+        .flat_map(|status| status.container_statuses.iter().flatten());
+    containers.into_iter().any(|container| {
+        let runs = container
+            .state
+            .as_ref()
+            .is_some_and(|it| it.running.is_some());
+        runs && container.restart_count > 0
+    })
+}
+
 async fn until_output(client: &Client, job: &str, expected: &str) {
     wait_until("it is up", async || {
         let window = client.get(&format!("/v1/jobs/{job}/output")).await;
@@ -116,6 +131,70 @@ async fn an_idle_environment_whose_container_was_started_again_says_so() {
     })
     .await;
     assert_eq!(client.printed("env", "echo well").await, "well\n");
+}
+
+#[tokio::test]
+async fn what_is_asked_of_a_container_that_has_just_been_started_again_is_done() {
+    let Service {
+        client, namespace, ..
+    } = &Service::start().await;
+    client.create("env").await;
+    client.printed("env", "echo old > kept; sync").await;
+    kill_first_process(&pod(namespace).await);
+    // What is sent to a runner that is about to be gone may or may not be done: that is said then.
+    wait_until("it was started again", async || {
+        was_restarted(&pod(namespace).await)
+    })
+    .await;
+    let (job, listed, written) = tokio::join!(
+        client.sh("env", "cat kept"),
+        client.list_files("env", &[]),
+        client.put_file("env", "new", "new"),
+    );
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert_eq!(job["result"]["stdout"], "old\n", "{job}");
+    assert_eq!(listed.status, 200, "{}", listed.text());
+    assert_eq!(written.status, 200, "{}", written.text());
+    assert_eq!(client.printed("env", "cat new").await, "new");
+}
+
+#[tokio::test]
+async fn what_is_asked_while_a_container_ends_runs_once_or_says_what_ended_it() {
+    let Service {
+        client, namespace, ..
+    } = &Service::start().await;
+    client.create("env").await;
+    client.printed("env", "true").await;
+    kill_first_process(&pod(namespace).await);
+    // No look in between: some go over the link that is dying.
+    let asked: Vec<_> = (0..20)
+        .map(async |number| {
+            let job = client.sh("env", &format!("echo {number} >> ran")).await;
+            let made = client
+                .put_file("env", &format!("new-{number}"), "new")
+                .await;
+            (number, job, made)
+        })
+        .collect();
+    let asked = futures::future::join_all(asked).await;
+    let ran = client.printed("env", "cat ran").await;
+    for (number, job, made) in asked {
+        let times = ran
+            .lines()
+            .filter(|line| *line == number.to_string())
+            .count();
+        // Nothing is lost: what never began is begun in the new start, and of what began there is a record.
+        match job["state"].as_str() {
+            Some("succeeded") => assert_eq!(times, 1, "{job}"),
+            Some("failed") => {
+                assert_eq!(job["error"]["code"], "environment_restarted", "{job}");
+                assert!(times <= 1, "{job}");
+            }
+            _ => panic!("{job}"),
+        }
+        let written = made.status == 200 || made.text().contains("environment_gone");
+        assert!(written, "{} {}", made.status, made.text());
+    }
 }
 
 #[tokio::test]

@@ -256,6 +256,7 @@ mod tests {
             let running = EnvironmentEvent::Running {
                 incarnation: Incarnation::new("0".repeat(32)).expect("an incarnation"),
                 container: "c".to_owned(),
+                restarts: 0,
                 place: None,
                 limits_not_enforced: Vec::new(),
             };

@@ -6,12 +6,13 @@
 
 use shared::environment::{Environment, EnvironmentEvent, Reason};
 use shared::ids::{Generation, Incarnation};
+use shared::ports::Restart;
 
 use crate::context::Context;
 use crate::links::Link;
 
 /// Notes the new incarnation, and answers why the one before ended. Nothing if it is not the same container that was
-/// started again: then nothing of the one before is kept.
+/// started again: then nothing of the one before is kept. An error says why that is not known yet.
 pub(crate) async fn noted(
     context: &Context,
     environment: &Environment,
@@ -19,14 +20,23 @@ pub(crate) async fn noted(
     gone: &Incarnation,
     link: &Link,
 ) -> Result<Option<Reason>, String> {
-    let restarted = context.runtime.restarted(&environment.uid).await;
-    let Some(reason) = restarted.map_err(|error| error.to_string())? else {
+    let Some(container) = &environment.container else {
         return Ok(None);
+    };
+    let restarted = context
+        .runtime
+        .restarted(&environment.uid, container, environment.restarts)
+        .await;
+    let (reason, restarts) = match restarted.map_err(|error| error.to_string())? {
+        Restart::Same { reason, restarts } => (reason, restarts),
+        Restart::Another => return Ok(None),
+        Restart::Unknown => return Err("the runtime does not know of a new start yet".to_owned()),
     };
     tracing::warn!(environment = %environment.id, reason = reason.code, "an environment's PID 1 was started again");
     let event = EnvironmentEvent::Restarted {
         incarnation: gone.clone(),
         next: link.incarnation.clone(),
+        restarts,
         reason: reason.clone(),
     };
     let effects = context

@@ -261,6 +261,7 @@ fn running(job: &Job) -> EnvironmentEvent {
     EnvironmentEvent::Running {
         incarnation: Incarnation::new(format!("{fence:032x}")).expect("an incarnation"),
         container: "none".to_owned(),
+        restarts: 0,
         place: None,
         limits_not_enforced: Vec::new(),
     }

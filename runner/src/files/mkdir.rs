@@ -43,7 +43,7 @@ impl Files {
                 Some(_) => return Err(Refusal::AlreadyStarted.into()),
                 None => {}
             }
-            jobs.check_mutation(&permit)?;
+            jobs.begin_mutation(&permit)?;
             let reply = pool.run(move || make(&volume, &path, parents)).await??;
             *done = Some(Reply::Made(reply.clone()));
             Ok(reply)

@@ -39,7 +39,7 @@ impl Files {
                 Some(_) => return Err(Refusal::AlreadyStarted.into()),
                 None => {}
             }
-            jobs.check_mutation(&permit)?;
+            jobs.begin_mutation(&permit)?;
             let reply = pool.run(move || rename(&volume, &from, &to)).await??;
             *done = Some(Reply::Moved(reply.clone()));
             Ok(reply)

@@ -51,6 +51,7 @@ impl Files {
                 Some(_) => return Err(Refusal::AlreadyStarted.into()),
                 None => {}
             }
+            jobs.begin_mutation(&permit)?;
             let check = move || Ok(jobs.check_mutation(&permit)?);
             let removing = move || remove(&volume, &path, recursive, &check);
             let reply = pool.run(removing).await??;

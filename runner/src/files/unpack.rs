@@ -196,7 +196,7 @@ async fn commit(
     if let Some(reply) = done.clone() {
         return unpacked(reply);
     }
-    jobs.check_mutation(&permit)?;
+    jobs.begin_mutation(&permit)?;
     let reply = unfinished
         .on_draft(|draft| draft.publish().map_err(Refused::from))
         .await??;

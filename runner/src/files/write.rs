@@ -175,7 +175,7 @@ async fn commit(
     if let Some(reply) = done.clone() {
         return written(reply);
     }
-    jobs.check_mutation(&permit)?;
+    jobs.begin_mutation(&permit)?;
     let reply = unfinished.on_draft(Draft::publish).await??;
     // What was the temporary file is the target now.
     lock(&unfinished.draft).take();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! journal      one line per fact, appended: CHECK FACT
-//!              FACT   base64 of what is known of one id: floor, tombstone, record
+//!              FACT   base64 of what is known of one id: floor, tombstone, mark, record
 //!              CHECK  the first 16 digits of the SHA-256 of FACT
 //! jobs/ID.out  the logs: see `log`
 //! jobs/ID.err
@@ -54,6 +54,9 @@ pub(crate) struct Fact {
     pub(crate) forgotten: bool,
     #[prost(message, optional, tag = "4")]
     pub(crate) stored: Option<StoredJob>,
+    /// The incarnation in which a mutation of files has begun under this id; empty if that is not said here.
+    #[prost(string, tag = "5")]
+    pub(crate) begun: String,
 }
 
 /// The open journal.
@@ -84,6 +87,15 @@ impl Fact {
         }
     }
 
+    /// That a mutation of files has begun.
+    pub(crate) fn begun(job: &JobId, incarnation: &str) -> Self {
+        Self {
+            job_id: job.to_string(),
+            begun: incarnation.to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// What a job's record is now.
     pub(crate) fn record(job: &JobId, stored: StoredJob) -> Self {
         Self {
@@ -111,6 +123,9 @@ impl Fact {
     fn complete(&mut self, later: Self) {
         self.floor = self.floor.max(later.floor);
         self.forgotten |= later.forgotten;
+        if !later.begun.is_empty() {
+            self.begun = later.begun;
+        }
         if later.stored.is_some() {
             self.stored = later.stored;
         }

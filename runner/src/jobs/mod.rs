@@ -3,7 +3,7 @@
 //! Rules that hold here, whatever callers do:
 //! - an id is started at most once in an incarnation, also after it was forgotten, and never while it has a record;
 //! - in an incarnation the floor of an id never sinks, and nothing below it is accepted;
-//! - a record exists before its process does.
+//! - a record exists before its process does, and a mark before a change of files is made.
 
 mod attach;
 mod cgroup;
@@ -12,6 +12,7 @@ mod failure;
 mod job;
 mod journal;
 mod launch;
+mod lineage;
 mod log;
 mod plan;
 mod pump;
@@ -37,6 +38,7 @@ use self::job::{Beginning, Disk, Job, Request};
 use self::journal::{Fact, Folder, Journal};
 use self::launch::Launched;
 pub(crate) use self::launch::{Launcher, Spare};
+use self::lineage::Lineage;
 pub(crate) use self::log::LogError;
 use self::plan::Plan;
 use self::pump::Discarder;
@@ -82,7 +84,10 @@ pub(crate) enum Refusal {
 /// What a seal finds.
 #[derive(Debug)]
 pub(crate) enum Sealed {
-    NeverStarted,
+    /// Whether it is sure that it never began in the incarnation that was asked about, and never will.
+    NeverStarted {
+        proven: bool,
+    },
     Record(Box<JobRecord>),
     /// Started and forgotten.
     Tombstone,
@@ -95,6 +100,7 @@ pub(crate) struct Jobs {
     launcher: Arc<Launcher>,
     discarder: Arc<Discarder>,
     max_running: usize,
+    lineage: Mutex<Lineage>,
     table: Mutex<Table>,
 }
 
@@ -115,6 +121,7 @@ impl Jobs {
             journal: Arc::new(Mutex::new(journal)),
         };
         let table = recover(&disk, known)?;
+        let lineage = Lineage::join(state, &incarnation);
         let for_jobs = max_fds.saturating_sub(RESERVED_FDS) / FDS_PER_JOB;
         Ok(Self {
             incarnation,
@@ -124,6 +131,7 @@ impl Jobs {
                 usize::try_from(for_jobs).unwrap_or(0).min(256),
             )),
             max_running: usize::try_from(for_jobs).unwrap_or(usize::MAX).max(1),
+            lineage: Mutex::new(lineage),
             table: Mutex::new(table),
         })
     }
@@ -228,15 +236,23 @@ impl Jobs {
         self.launcher.prepare();
     }
 
-    /// Raises the floor of an id and tells what became of it.
-    pub(crate) fn seal(&self, id: &JobId, fence: Fence) -> Result<Sealed, Refusal> {
+    /// Raises the floor of an id and tells what became of it; `leased_for` is the incarnation that it may have begun in.
+    pub(crate) fn seal(
+        &self,
+        id: &JobId,
+        fence: Fence,
+        leased_for: &str,
+    ) -> Result<Sealed, Refusal> {
+        let held = self.lineage().holds(leased_for);
         let (rose, sealed) = {
             let mut table = self.table();
             let rose = table.raise_floor(id, fence)?;
             let sealed = match table.job(id) {
                 Some(job) => Sealed::Record(Box::new(job.record())),
                 None if table.is_forgotten(id) => Sealed::Tombstone,
-                None => Sealed::NeverStarted,
+                None => Sealed::NeverStarted {
+                    proven: held && !table.has_begun(id),
+                },
             };
             (rose, sealed)
         };
@@ -252,6 +268,11 @@ impl Jobs {
             // Memory holds it for this incarnation, and the next one refuses what was leased for this one.
             crate::complain!("em-runner: the journal cannot be written: {error}");
         }
+    }
+
+    fn lineage(&self) -> MutexGuard<'_, Lineage> {
+        // Nothing that holds the lock panics.
+        self.lineage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn journal(&self) -> MutexGuard<'_, Journal> {
@@ -287,10 +308,38 @@ impl Jobs {
         self.table().check_mutation(self.incarnation(), permit)
     }
 
+    /// Whether a mutation of files may take effect now. From here on a later incarnation knows that it may have.
+    pub(crate) fn begin_mutation(&self, permit: &Permit) -> Result<(), Refusal> {
+        let first = {
+            let mut table = self.table();
+            table.check_mutation(self.incarnation(), permit)?;
+            table.mark_begun(&permit.job, self.incarnation())
+        };
+        if !first {
+            return Ok(());
+        }
+        let mark = Fact::begun(&permit.job, self.incarnation());
+        let Err(error) = self.journal().append(&mark) else {
+            return Ok(());
+        };
+        // A full disk must not keep a file from being removed.
+        crate::complain!("em-runner: the journal cannot be written: {error}");
+        if self.lineage().end() {
+            return Ok(());
+        }
+        self.table().unmark(&permit.job);
+        Err(Refusal::Exhausted("the change cannot be recorded"))
+    }
+
     /// Leaves a tombstone of an id that was used for a mutation of files.
     pub(crate) fn bury(&self, id: &JobId) {
         let floor = self.table().forget(id, Fence::LOWEST);
         self.note(&Fact::tombstone(id, floor));
+    }
+
+    /// Whether a mutation of files has begun under an id, here or in an earlier incarnation.
+    pub(crate) fn has_begun(&self, id: &JobId) -> bool {
+        self.table().has_begun(id)
     }
 
     /// A job to attach to.

@@ -1,4 +1,5 @@
-//! What a new incarnation takes over from the last one: the jobs that have a record, or a log at least.
+//! What a new incarnation takes over from the last one: the jobs that have a record, or a log at least, and the marks of
+//! changes of files that have begun.
 //!
 //! Floors and tombstones of other ids are dropped. They were there to refuse permits, and a permit of an earlier
 //! incarnation is refused for that alone; kept, they would add up for as long as the environment lives.
@@ -34,7 +35,13 @@ pub(super) fn recover(disk: &Disk, known: HashMap<JobId, Fact>) -> io::Result<Ta
     }
     let facts = known.len();
     for (id, mut fact) in known {
-        let Some(stored) = fact.stored.take().filter(|_| !fact.forgotten) else {
+        if fact.forgotten {
+            continue;
+        }
+        let Some(stored) = fact.stored.take() else {
+            if !fact.begun.is_empty() {
+                table.recall(id, &fact);
+            }
             continue;
         };
         table.recall(id.clone(), &fact);
@@ -108,6 +115,8 @@ mod tests {
             Fact::record(&job("forgotten"), stored),
             Fact::tombstone(&job("forgotten"), fence),
             Fact::tombstone(&job("mutation"), fence),
+            Fact::begun(&job("begun"), "then"),
+            Fact::begun(&job("mutation"), "then"),
         ];
         for fact in &facts {
             journal.append(fact).unwrap();
@@ -118,15 +127,16 @@ mod tests {
         drop(journal);
 
         let (journal, known) = Journal::open(state.path()).unwrap();
-        assert_eq!(known.len(), 5);
+        assert_eq!(known.len(), 6);
         let journal = Arc::new(Mutex::new(journal));
         let disk = Disk { folder, journal };
         let table = recover(&disk, known).unwrap();
         let (_, kept) = Journal::open(state.path()).unwrap();
         let mut ids: Vec<_> = kept.keys().map(ToString::to_string).collect();
         ids.sort();
-        assert_eq!(ids, ["logged", "recorded"]);
-        assert_eq!(table.facts().len(), 2);
+        assert_eq!(ids, ["begun", "logged", "recorded"]);
+        assert_eq!(table.facts().len(), 3);
+        assert!(table.has_begun(&job("begun")) && table.job(&job("begun")).is_none());
         for id in ["logged", "recorded"] {
             assert_eq!(kept[&job(id)].floor, 7, "{id}");
             assert!(table.job(&job(id)).is_some(), "{id}");

@@ -13,6 +13,8 @@ struct Known {
     /// No start below this is accepted; none if nothing was asked of this id yet.
     floor: Option<Fence>,
     forgotten: bool,
+    /// The incarnation in which a mutation of files has begun.
+    begun: Option<String>,
     job: Option<Arc<Job>>,
 }
 
@@ -38,10 +40,11 @@ impl Table {
         }
     }
 
-    /// Takes in the floor that the journal says of an id which was not forgotten.
+    /// Takes in what the journal says of an id which was not forgotten, but for its record.
     pub(crate) fn recall(&mut self, id: JobId, fact: &Fact) {
         let known = self.ids.entry(id).or_default();
         known.floor = Fence::new(fact.floor).ok();
+        known.begun = (!fact.begun.is_empty()).then(|| fact.begun.clone());
     }
 
     /// All that a journal must hold.
@@ -50,6 +53,7 @@ impl Table {
             job_id: id.to_string(),
             floor: known.floor.map_or(0, Fence::get),
             forgotten: known.forgotten,
+            begun: known.begun.clone().unwrap_or_default(),
             stored: known.job.as_ref().map(|job| job.stored()),
         };
         self.ids.iter().map(fact).collect()
@@ -88,10 +92,35 @@ impl Table {
     /// Whether a mutation of files with this permit would be accepted.
     pub(crate) fn check_mutation(&self, incarnation: &str, permit: &Permit) -> Result<(), Refusal> {
         self.check_permit(incarnation, permit)?;
-        match self.job(&permit.job) {
-            Some(_) => Err(Refusal::AlreadyStarted),
-            None => Ok(()),
+        let before = self
+            .begun(&permit.job)
+            .is_some_and(|begun| begun != incarnation);
+        if before || self.job(&permit.job).is_some() {
+            return Err(Refusal::AlreadyStarted);
         }
+        Ok(())
+    }
+
+    /// Notes that a mutation of files begins under an id; whether that is news.
+    pub(crate) fn mark_begun(&mut self, id: &JobId, incarnation: &str) -> bool {
+        let known = self.ids.entry(id.clone()).or_default();
+        known.begun.replace(incarnation.to_owned()).is_none()
+    }
+
+    /// What was marked does not begin after all.
+    pub(crate) fn unmark(&mut self, id: &JobId) {
+        if let Some(known) = self.ids.get_mut(id) {
+            known.begun = None;
+        }
+    }
+
+    /// Whether a mutation of files has begun under an id, in whatever incarnation.
+    pub(crate) fn has_begun(&self, id: &JobId) -> bool {
+        self.begun(id).is_some()
+    }
+
+    fn begun(&self, id: &JobId) -> Option<&str> {
+        self.ids.get(id)?.begun.as_deref()
     }
 
     /// Makes a job known and raises its floor to its fence, unless it is refused by now.
@@ -164,6 +193,7 @@ impl Table {
     pub(crate) fn forget(&mut self, id: &JobId, lowest: Fence) -> Fence {
         let known = self.ids.entry(id.clone()).or_default();
         known.forgotten = true;
+        known.begun = None;
         if known.job.take().is_some() {
             self.records -= 1;
         }

@@ -197,6 +197,7 @@ impl Runner {
         let request = SealRequest {
             job_id: id.to_owned(),
             fence,
+            ..SealRequest::default()
         };
         self.client
             .seal(request)

@@ -29,6 +29,8 @@ pub struct Placement {
 pub struct Started {
     /// The runtime's name for it.
     pub container: String,
+    /// How often the runtime has started PID 1 again by itself in it.
+    pub restarts: u32,
     /// Where container and volume are found, on a runtime that others look into as well.
     pub place: Option<Place>,
     /// Limits of the spec that cannot be enforced here, such as `storage`.
@@ -61,6 +63,22 @@ pub enum Sight {
     },
     /// Neither container nor volume.
     Absent,
+}
+
+/// What a runtime knows of a start of PID 1 when another one answers in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Restart {
+    /// The runtime started PID 1 again by itself in the same container: what the runner kept is still there.
+    Same {
+        /// Why the start before the one that runs ended.
+        reason: Reason,
+        /// How often it did so in that container.
+        restarts: u32,
+    },
+    /// The container is another: nothing of the one before is kept.
+    Another,
+    /// That it was started again is not known to the runtime yet; it soon will be.
+    Unknown,
 }
 
 /// One life that the runtime holds something of.
@@ -187,10 +205,15 @@ pub trait Runtime: Send + Sync {
     /// What is there of a life.
     async fn inspect(&self, uid: &EnvironmentUid) -> Result<Sight, RuntimeError>;
 
-    /// Why the start of PID 1 before the one that runs ended, where the runtime started it again by itself, in the same
-    /// container: what the runner kept is still there then.
-    async fn restarted(&self, _uid: &EnvironmentUid) -> Result<Option<Reason>, RuntimeError> {
-        Ok(None)
+    /// How the start of PID 1 that ran in a container went when it had been started again there so often: another one
+    /// has answered since.
+    async fn restarted(
+        &self,
+        _uid: &EnvironmentUid,
+        _container: &str,
+        _restarts: u32,
+    ) -> Result<Restart, RuntimeError> {
+        Ok(Restart::Another)
     }
 
     /// Everything of this instance, alive or not. What carries another instance is not listed and never touched.

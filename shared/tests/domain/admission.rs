@@ -191,6 +191,7 @@ impl Model {
             JobKind::Create | JobKind::Start => Some(EnvironmentEvent::Running {
                 incarnation: given::incarnation(self.steps as u64),
                 container: "c".to_owned(),
+                restarts: 0,
                 place: None,
                 limits_not_enforced: Vec::new(),
             }),

@@ -25,6 +25,7 @@ fn event() -> impl Strategy<Value = EnvironmentEvent> {
         (0u64..3).prop_map(|number| EnvironmentEvent::Running {
             incarnation: given::incarnation(number),
             container: "c".to_owned(),
+            restarts: 0,
             place: None,
             limits_not_enforced: Vec::new(),
         }),
@@ -39,6 +40,7 @@ fn event() -> impl Strategy<Value = EnvironmentEvent> {
             EnvironmentEvent::Restarted {
                 incarnation: given::incarnation(number),
                 next: given::incarnation(next),
+                restarts: 1,
                 reason,
             }
         }),

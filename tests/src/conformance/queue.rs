@@ -83,6 +83,7 @@ impl Fixture {
             incarnation: Incarnation::new("0123456789abcdef0123456789abcdef")
                 .expect("an incarnation"),
             container: "container".to_owned(),
+            restarts: 0,
             place: None,
             limits_not_enforced: Vec::new(),
         };

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, EvictParams};
 use runner::proto;
-use shared::ports::Sight;
+use shared::ports::{Restart, Sight};
 use tests::cluster::kill_first_process;
 use tests::conformance::runtime::given::until;
 
@@ -24,10 +24,16 @@ async fn a_container_that_is_started_again_is_another_incarnation_with_the_same_
     until(async || lodging.run("test -e running").await.code() == Some(0)).await;
 
     let uid = lodging.uid().clone();
-    kill_first_process(&bench.pod(&uid).await);
-
+    let pod = bench.pod(&uid).await;
+    let name = pod.name_any();
     let runtime = &lodging.runtime;
-    until(async || runtime.restarted(&uid).await.unwrap().is_some()).await;
+    let restarted = async |name: &str, before| runtime.restarted(&uid, name, before).await.unwrap();
+    assert_eq!(restarted(&name, 0).await, Restart::Unknown);
+    assert_eq!(restarted("em-another", 0).await, Restart::Another);
+    kill_first_process(&pod);
+
+    until(async || matches!(restarted(&name, 0).await, Restart::Same { restarts: 1, .. })).await;
+    assert_eq!(restarted(&name, 1).await, Restart::Unknown);
     let mut again = lodging.session().await;
     assert_ne!(again.incarnation, session.incarnation);
     let ended = again.outcome(&ended).await;

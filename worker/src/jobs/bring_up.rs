@@ -205,6 +205,7 @@ fn running(started: Started, link: Link) -> End {
         event: Some(EnvironmentEvent::Running {
             incarnation: link.incarnation,
             container: started.container,
+            restarts: started.restarts,
             place: started.place,
             limits_not_enforced: started.limits_not_enforced,
         }),

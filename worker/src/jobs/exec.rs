@@ -11,7 +11,9 @@
 //!        output ──▶ chunks ──▶ store                    the record ──▶ Finish ◀─────┘
 //! ```
 //!
-//! The runner's final record is as good as a seal: an id that was started there can never be started again.
+//! The runner's final record is as good as a seal: an id that was started there can never be started again. A runner that
+//! was started again on the records of the one before proves by a seal that a command never began, unless the machine
+//! booted in between.
 
 use std::time::{Duration, Instant};
 
@@ -94,6 +96,14 @@ fn deadline(now: Instant, input: &ExecInput, ran: Duration) -> Instant {
 enum Step {
     End(End),
     Again(String),
+}
+
+/// What a seal finds.
+enum Sealed {
+    /// The command was started.
+    Started(Box<JobRecord>),
+    /// There is no record of it. Where that is proven, it never began in its incarnation and never will.
+    Never { proven: bool },
 }
 
 /// One lease of a command, over as many connections as it takes.
@@ -225,23 +235,41 @@ impl<'a> Run<'a> {
             Err(why) => return Step::Again(why),
         };
         if !self.maybe_started {
-            return Step::End(match &self.cancel {
-                Some(request) => cancelled(request),
-                None => End::HandBack(Begun::Never),
-            });
+            return Step::End(self.never_began());
         }
         match self.seal(link).await {
-            Ok(Some(_)) => {
+            Ok(Sealed::Started(_)) => {
                 self.restarted = Some(reason);
                 self.attach(link).await
             }
-            // No proof that it never began: a record may have been lost with the one before.
-            Ok(None) => {
+            Ok(Sealed::Never { proven: true }) => {
+                self.look_for_cancel().await;
+                Step::End(self.never_began())
+            }
+            // A record may have been lost with the machine.
+            Ok(Sealed::Never { proven: false }) => {
                 let (state, error) =
                     outcome::of_gone(&reason, self.cancel.as_ref(), false, self.maybe_started);
                 Step::End(self.end_without_record(state, error).await)
             }
             Err(step) => step,
+        }
+    }
+
+    /// The end of a lease under which nothing was started: another may begin it, unless nobody wants it any more.
+    fn never_began(&self) -> End {
+        match &self.cancel {
+            Some(request) => cancelled(request),
+            None => End::HandBack(Begun::Never),
+        }
+    }
+
+    /// Takes in a cancel that nobody waits for just now.
+    async fn look_for_cancel(&mut self) {
+        if self.cancel.is_none()
+            && let Some(request) = self.task.requested_cancel().await
+        {
+            self.set_cancel(request);
         }
     }
 
@@ -279,19 +307,13 @@ impl<'a> Run<'a> {
     async fn over(&mut self, link: &Link) -> Step {
         if self.maybe_started {
             match self.seal(link).await {
-                Ok(Some(record)) => {
+                Ok(Sealed::Started(record)) => {
                     self.runs_since(Duration::from_millis(record.duration_ms));
                     return self.attach(link).await;
                 }
-                Ok(None) => {}
+                Ok(Sealed::Never { .. }) => self.look_for_cancel().await,
                 Err(step) => return step,
             }
-        }
-        if self.cancel.is_none()
-            && self.maybe_started
-            && let Some(request) = self.task.requested_cancel().await
-        {
-            self.set_cancel(request);
         }
         if let Some(request) = &self.cancel {
             return Step::End(cancelled(request));
@@ -305,25 +327,34 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Raises the runner's floor to this lease's fence; gives the record if the command was started there.
-    async fn seal(&mut self, link: &Link) -> Result<Option<JobRecord>, Step> {
+    /// Raises the runner's floor to this lease's fence, and tells whether the command was started there.
+    async fn seal(&mut self, link: &Link) -> Result<Sealed, Step> {
+        match self.sealed(link).await? {
+            Fate::Record(record) => Ok(Sealed::Started(Box::new(record))),
+            Fate::NeverStarted(never) => Ok(Sealed::Never {
+                proven: never.proven,
+            }),
+            Fate::Tombstone(_) => {
+                let reason = Reason::new(
+                    "record_gone",
+                    "the environment holds no record of the command any more",
+                );
+                Err(Step::End(self.lost(&reason).await))
+            }
+        }
+    }
+
+    async fn sealed(&mut self, link: &Link) -> Result<Fate, Step> {
         let request = SealRequest {
             job_id: self.task.job.id.to_string(),
             fence: self.task.fence().0,
+            incarnation: self.incarnation.to_string(),
         };
         let mut request = tonic::Request::new(request);
         request.set_timeout(START_TIME);
         match link.client.clone().seal(request).await {
             Ok(reply) => match reply.into_inner().fate {
-                Some(Fate::NeverStarted(_)) => Ok(None),
-                Some(Fate::Record(record)) => Ok(Some(record)),
-                Some(Fate::Tombstone(_)) => {
-                    let reason = Reason::new(
-                        "record_gone",
-                        "the environment holds no record of the command any more",
-                    );
-                    Err(Step::End(self.lost(&reason).await))
-                }
+                Some(fate) => Ok(fate),
                 None => Err(Step::End(self.misbehaved("its seal says nothing").await)),
             },
             Err(status) if status.code() == Code::Aborted => Err(Step::End(End::Dropped)),
@@ -431,9 +462,9 @@ impl<'a> Run<'a> {
     /// A runner that was started again kept less of the output than had arrived: it was cut off before all of it was on
     /// the disk. Its record still tells how the command ended; the output is what arrived.
     async fn record_alone(&mut self, link: &Link) -> Step {
-        let record = match self.seal(link).await {
-            Ok(Some(record)) => record,
-            Ok(None) => return self.vanished().await,
+        let record = match self.sealed(link).await {
+            Ok(Fate::Record(record)) => record,
+            Ok(Fate::NeverStarted(_) | Fate::Tombstone(_)) => return self.vanished().await,
             Err(step) => return step,
         };
         if let Err(why) = outcome::sound(&record, &self.task.job.id) {

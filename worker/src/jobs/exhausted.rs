@@ -22,7 +22,7 @@ use shared::ports::{Completion, Lane};
 
 use super::last_resort::{self, Kill};
 use crate::execute::{End, Task};
-use crate::links::Client;
+use crate::links::Link;
 use crate::reach::{Unreached, reach};
 
 /// How long the environment gets to confirm that nothing of the job is left.
@@ -74,7 +74,7 @@ async fn nothing_runs(task: &Task, incarnation: &Incarnation) -> Result<(), Stri
     let asked = match reach(task, incarnation, Lane::Control, until).await {
         Err(Unreached::Gone(_) | Unreached::Replaced(_)) => return Ok(()),
         Err(Unreached::TooLong(why)) => Err(why),
-        Ok(link) => end(task, link.client).await,
+        Ok(link) => end(task, link).await,
     };
     match asked {
         // What another kind began is bounded: an operation on files ends by itself.
@@ -95,11 +95,13 @@ async fn nothing_runs(task: &Task, incarnation: &Incarnation) -> Result<(), Stri
 }
 
 /// Seals the job and kills what runs of it.
-async fn end(task: &Task, mut client: Client) -> Result<(), String> {
+async fn end(task: &Task, link: Link) -> Result<(), String> {
+    let mut client = link.client;
     let (job_id, fence) = (task.job.id.to_string(), task.fence().0);
     let mut seal = tonic::Request::new(SealRequest {
         job_id: job_id.clone(),
         fence,
+        incarnation: link.incarnation.to_string(),
     });
     seal.set_timeout(ENDING_TIME);
     let sealed = client.seal(seal).await;

@@ -2,13 +2,16 @@
 //!
 //! A mutation carries the lease's permit, and the runner does it at most once per job id, so repeating the call is safe.
 //! A runner that takes a call and then says nothing does not hold the job for ever: each answer and each piece has its time.
-//! After a takeover the job is sealed first: a worker that was frozen in the middle cannot write any more.
+//! After a takeover the job is sealed first: a worker that was frozen in the middle cannot write any more. Where PID 1 was
+//! started again meanwhile, a change that is proven not to have begun is begun in the new start; of another nobody knows
+//! whether it was made, and that is said.
 
 use std::future::Future;
 use std::time::Duration;
 
 use prost::Message as _;
-use runner::proto::{FileError, FileErrorCode, FileType, Permit, SealRequest};
+use runner::proto::seal_reply::Fate;
+use runner::proto::{FileError, FileErrorCode, FileType, Permit, SealReply, SealRequest};
 use shared::ids::Incarnation;
 use shared::job::{Begun, CancelRequest, EntryType, JobError, JobState, Outcome};
 use shared::ports::Lane;
@@ -126,19 +129,19 @@ where
         let link = match reach(task, incarnation, lane, until).await {
             Ok(link) => link,
             Err(Unreached::Gone(reason)) => return gone(task, &reason.message, maybe_done).await,
-            Err(Unreached::Replaced(_)) if maybe_done => {
-                return gone(task, "it was restarted", maybe_done).await;
+            Err(Unreached::Replaced(link)) => {
+                match replaced(task, incarnation, &link, maybe_done).await {
+                    Ok(end) => return end,
+                    Err(why) if task.context.clock.monotonic() >= until => {
+                        return gone(task, &why, maybe_done).await;
+                    }
+                    Err(_) => {
+                        task.context.links.forget(&task.job.uid, lane, &link);
+                        backoff.wait().await;
+                        continue;
+                    }
+                }
             }
-            Err(Unreached::Replaced(link)) => match replaced(task, incarnation, &link).await {
-                Ok(end) => return end,
-                Err(why) if task.context.clock.monotonic() >= until => {
-                    return gone(task, &why, maybe_done).await;
-                }
-                Err(_) => {
-                    backoff.wait().await;
-                    continue;
-                }
-            },
             Err(Unreached::TooLong(why)) => return gone(task, &why, maybe_done).await,
         };
         let permit = Permit {
@@ -181,14 +184,21 @@ where
     Fut: Future<Output = Result<End, Failure>>,
 {
     if seal {
-        let mut request = tonic::Request::new(SealRequest {
-            job_id: task.at.job.to_string(),
-            fence: task.fence().0,
-        });
-        request.set_timeout(SEAL_TIME);
-        link.client.clone().seal(request).await?;
+        sealed(task, link, &permit.incarnation).await?;
     }
     operation(link.client.clone(), permit).await
+}
+
+/// Raises the runner's floor to this lease's fence, once what is being changed under a lower one is done.
+async fn sealed(task: &Task, link: &Link, incarnation: &str) -> Result<SealReply, Status> {
+    let mut request = tonic::Request::new(SealRequest {
+        job_id: task.at.job.to_string(),
+        fence: task.fence().0,
+        incarnation: incarnation.to_owned(),
+    });
+    request.set_timeout(SEAL_TIME);
+    let reply = link.client.clone().seal(request).await?;
+    Ok(reply.into_inner())
 }
 
 /// The runner's answer, or an error once it has taken too long.
@@ -286,14 +296,34 @@ async fn silent(task: &Task, why: &str, effect: Effect) -> End {
     }
 }
 
-/// Another start of PID 1 answers, and nothing was begun: it is begun there, if the environment goes on.
-/// An error says why that cannot be known now.
-async fn replaced(task: &Task, gone_one: &Incarnation, link: &Link) -> Result<End, String> {
+/// Another start of PID 1 answers: what was not begun is begun there, if the environment goes on. An error says why that
+/// cannot be known now.
+async fn replaced(
+    task: &Task,
+    gone_one: &Incarnation,
+    link: &Link,
+    maybe_done: bool,
+) -> Result<End, String> {
     let (environment, generation) = (&task.environment, task.job.generation);
-    match restart::noted(&task.context, environment, generation, gone_one, link).await? {
-        None => Ok(gone(task, "it was restarted", false).await),
-        Some(_) => Ok(End::HandBack(Begun::Never)),
+    let noted = restart::noted(&task.context, environment, generation, gone_one, link).await?;
+    if noted.is_none() {
+        return Ok(gone(task, "it was restarted", maybe_done).await);
     }
+    if maybe_done {
+        let sealed = match sealed(task, link, &gone_one.to_string()).await {
+            Ok(sealed) => sealed,
+            Err(status) if status.code() == Code::Aborted => return Ok(End::Dropped),
+            Err(status) => return Err(status.message().to_owned()),
+        };
+        let never = matches!(sealed.fate, Some(Fate::NeverStarted(never)) if never.proven);
+        if !never {
+            return Ok(gone(task, "it was restarted", maybe_done).await);
+        }
+    }
+    Ok(match task.requested_cancel().await {
+        Some(request) => cancelled(request),
+        None => End::HandBack(Begun::Never),
+    })
 }
 
 /// The environment went, or cannot be reached: a change may or may not have been made, and that is said.

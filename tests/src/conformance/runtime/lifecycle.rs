@@ -73,6 +73,7 @@ pub(super) async fn what_the_runner_kept_outlives_stop_and_start(given: &Given) 
 async fn records_go_with_a_stop(given: &Given) {
     let lodging = given.environment().await;
     let mut session = lodging.session().await;
+    let incarnation = session.incarnation.clone();
     let finished = session.begin("echo said; exit 3").await;
     session.outcome(&finished).await;
     lodging.stop().await;
@@ -81,12 +82,15 @@ async fn records_go_with_a_stop(given: &Given) {
     let seal = proto::SealRequest {
         job_id: finished,
         fence: 2,
+        incarnation: incarnation.to_string(),
     };
     let sealed = session.client.seal(seal).await.unwrap().into_inner();
-    let fate = sealed.fate.unwrap();
-    assert!(
-        matches!(fate, proto::seal_reply::Fate::NeverStarted(_)),
-        "{fate:?}"
+    let never = proto::NeverStarted { proven: false };
+    let fate = proto::seal_reply::Fate::NeverStarted(never);
+    assert_eq!(
+        sealed.fate,
+        Some(fate),
+        "nothing is proven of the one before"
     );
 }
 

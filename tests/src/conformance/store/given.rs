@@ -292,6 +292,7 @@ pub fn started(incarnation: &Incarnation) -> EnvironmentEvent {
     EnvironmentEvent::Running {
         incarnation: incarnation.clone(),
         container: "em-container".to_owned(),
+        restarts: 0,
         place: None,
         limits_not_enforced: vec!["storage".to_owned()],
     }

@@ -276,6 +276,7 @@ pub(super) async fn a_job_that_never_began_begins_in_whatever_start_is_there(giv
     let restarted = EnvironmentEvent::Restarted {
         incarnation: job.incarnation.clone().expect("it runs"),
         next: next.clone(),
+        restarts: 1,
         reason: Reason::new("exited", "so it was"),
     };
     let at = environment("e");

@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
-use shared::environment::Reason;
 use shared::ids::EnvironmentUid;
-use shared::ports::{Holding, RuntimeError, Sight};
+use shared::ports::{Holding, Restart, RuntimeError, Sight};
 
 use super::cluster::Cluster;
 use super::make::is_there;
 use super::names;
-use super::state::State;
+use super::state::{self, State};
 
 impl Cluster {
     /// One life, asked of the API server.
@@ -43,17 +42,16 @@ impl Cluster {
         })
     }
 
-    /// Why the start of PID 1 before the one that runs ended, if both are of one pod.
+    /// Whether PID 1 was started again in a pod, and why the start before the one that runs ended.
     pub(super) async fn restarted(
         &self,
         uid: &EnvironmentUid,
-    ) -> Result<Option<Reason>, RuntimeError> {
+        pod: &str,
+        restarts: u32,
+    ) -> Result<Restart, RuntimeError> {
         let pods = self.pods_of(uid).await?;
-        let known = self.watched.known();
-        Ok(pods.iter().find_map(|pod| match known.state(pod) {
-            State::Running { restarted, .. } => restarted,
-            _ => None,
-        }))
+        let it = pods.iter().find(|found| found.name_any() == pod);
+        Ok(it.map_or(Restart::Another, |pod| state::restart(pod, restarts)))
     }
 
     /// The name of the pod in which the life's PID 1 runs.

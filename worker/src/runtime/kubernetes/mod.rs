@@ -43,11 +43,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kube::ResourceExt as _;
 use shared::clock::Clock;
-use shared::environment::{Egress, Place, Reason};
+use shared::environment::{Egress, Place};
 use shared::ids::{EnvironmentUid, InstanceId};
 use shared::ports::{
-    Heard, Holding, Lane, Placement, RunnerIo, Runtime, RuntimeError, RuntimeOffer, Sight, Started,
-    Warm,
+    Heard, Holding, Lane, Placement, Restart, RunnerIo, Runtime, RuntimeError, RuntimeOffer, Sight,
+    Started, Warm,
 };
 
 use access::Access;
@@ -84,6 +84,7 @@ impl KubernetesRuntime {
         let pod = self.cluster.pod(placement, claim).await?;
         Ok(Started {
             container: pod.name_any(),
+            restarts: state::restarts(&pod),
             place: Some(Place {
                 namespace: self.cluster.settings.namespace.clone(),
                 volume: make::claim_of(&pod).unwrap_or_default(),
@@ -144,8 +145,13 @@ impl Runtime for KubernetesRuntime {
         self.cluster.inspect(uid).await
     }
 
-    async fn restarted(&self, uid: &EnvironmentUid) -> Result<Option<Reason>, RuntimeError> {
-        self.cluster.restarted(uid).await
+    async fn restarted(
+        &self,
+        uid: &EnvironmentUid,
+        container: &str,
+        restarts: u32,
+    ) -> Result<Restart, RuntimeError> {
+        self.cluster.restarted(uid, container, restarts).await
     }
 
     async fn list(&self) -> Result<Vec<Holding>, RuntimeError> {

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateTerminated, ContainerStatus, PersistentVolumeClaim, Pod,
 };
 use shared::environment::Reason;
+use shared::ports::Restart;
 
 use super::names::CONTAINER;
 
@@ -25,8 +26,6 @@ pub(super) enum State {
     Running {
         /// How often it was started again in this pod.
         restarts: u32,
-        /// Why the start before this one ended.
-        restarted: Option<Reason>,
     },
     /// Nothing will run in this pod any more.
     Ended(Reason),
@@ -84,8 +83,7 @@ pub(super) fn of(pod: &Pod, beside: &Beside<'_>) -> State {
     let state = container.state.as_ref();
     if state.is_some_and(|state| state.running.is_some()) {
         return State::Running {
-            restarts: u32::try_from(container.restart_count).unwrap_or_default(),
-            restarted: last_end(container),
+            restarts: restarts(pod),
         };
     }
     if let Some(ended) = state.and_then(|state| state.terminated.as_ref()) {
@@ -108,6 +106,28 @@ pub(super) fn of(pod: &Pod, beside: &Beside<'_>) -> State {
         ),
         None => State::Starting(unscheduled(pod, beside)),
     }
+}
+
+/// How often PID 1 was started again in a pod.
+pub(super) fn restarts(pod: &Pod) -> u32 {
+    container(pod).map_or(0, |container| {
+        u32::try_from(container.restart_count).unwrap_or_default()
+    })
+}
+
+/// How PID 1 was started again in a pod, in which it had been so often before. A node tells it late.
+pub(super) fn restart(pod: &Pod, before: u32) -> Restart {
+    let (Some(container), restarts) = (container(pod), restarts(pod)) else {
+        return Restart::Unknown;
+    };
+    let state = container.state.as_ref();
+    let runs = state.is_some_and(|state| state.running.is_some());
+    if !runs || restarts <= before {
+        return Restart::Unknown;
+    }
+    let reason =
+        last_end(container).unwrap_or_else(|| Reason::new("exited", "PID 1 was started again"));
+    Restart::Same { reason, restarts }
 }
 
 /// Why a pod's environment ended, as far as the pod tells.

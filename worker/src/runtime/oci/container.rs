@@ -42,6 +42,7 @@ impl Host {
         let started = Started {
             place: None,
             container: Layout::container(&placement.uid),
+            restarts: 0,
             limits_not_enforced: self.not_enforced(),
         };
         let ending = self.layout.home(&placement.uid).ending().exists();

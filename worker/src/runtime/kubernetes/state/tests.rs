@@ -73,26 +73,37 @@ fn a_new_pod_just_starts() {
     }
 }
 
+/// A status in which the container runs, after so many restarts.
+fn running_again(restarts: i32, last: Value) -> Value {
+    let running = json!({ "running": { "startedAt": "2026-01-01T00:00:00Z" } });
+    json!({ "phase": "Running", "containerStatuses": [container(running, restarts, last)] })
+}
+
 #[test]
 fn a_container_that_runs_tells_of_its_restarts() {
-    let running = json!({ "running": { "startedAt": "2026-01-01T00:00:00Z" } });
+    let state = seen(running_again(2, Value::Null));
+    assert_eq!(state, State::Running { restarts: 2 });
+}
+
+#[test]
+fn a_restart_is_known_only_once_the_node_has_told_it() {
     let last = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
-    let status = |restarts, last| json!({ "phase": "Running", "containerStatuses": [container(running.clone(), restarts, last)] });
-    assert_eq!(
-        seen(status(0, Value::Null)),
-        State::Running {
-            restarts: 0,
-            restarted: None
-        }
-    );
-    let State::Running {
-        restarts: 2,
-        restarted: Some(reason),
-    } = seen(status(2, last))
-    else {
-        panic!("it runs again");
-    };
-    assert_eq!(reason.code, "oom_killed");
+    let again = |status: Value, before| restart(&pod(status), before);
+    for (status, before) in [
+        (json!({}), 0),
+        (with_container(waiting("CrashLoopBackOff", "")), 0),
+        (running_again(0, Value::Null), 0),
+        // It knows of the restart before this one.
+        (running_again(1, last.clone()), 1),
+    ] {
+        assert_eq!(again(status.clone(), before), Restart::Unknown, "{status}");
+    }
+    for (last, code) in [(last, "oom_killed"), (Value::Null, "exited")] {
+        let Restart::Same { reason, restarts } = again(running_again(2, last), 1) else {
+            panic!("it is known");
+        };
+        assert_eq!((reason.code.as_str(), restarts), (code, 2));
+    }
 }
 
 #[test]

@@ -36,6 +36,11 @@ impl Task {
         self.job.fence
     }
 
+    /// What a job is sealed with that is ended next: no call under this lease passes it any more, those of a later one do.
+    pub(crate) fn above_fence(&self) -> Fence {
+        Fence(self.job.fence.0.saturating_add(1))
+    }
+
     /// Waits for others without a slot, so that what waits keeps nothing from being done; then takes one again.
     pub(crate) async fn waiting<F: Future>(&self, others: F) -> F::Output {
         let freed = self.slot().take().is_some();

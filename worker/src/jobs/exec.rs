@@ -21,7 +21,7 @@ use runner::proto::seal_reply::Fate;
 use runner::proto::start_request::Command as WireCommand;
 use runner::proto::{self, Cause, JobRecord, Permit, SealRequest, StartRequest};
 use shared::environment::{EnvironmentEvent, Reason};
-use shared::ids::Incarnation;
+use shared::ids::{Fence, Incarnation};
 use shared::job::{Begun, CancelRequest, Command, ExecInput, JobError, JobState, Outcome};
 use shared::output::OutputCounts;
 use shared::ports::{Completion, Lane, StoreError};
@@ -315,8 +315,8 @@ impl<'a> Run<'a> {
                 Err(step) => return step,
             }
         }
-        if let Some(request) = &self.cancel {
-            return Step::End(cancelled(request));
+        if let Some(request) = self.cancel.clone() {
+            return self.cancelled_before_start(link, &request).await;
         }
         match self.start(link).await {
             Ok(()) => {
@@ -327,9 +327,24 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Nothing was started, and nothing may be once the job has ended: not by a call of this very lease either, whose
+    /// answer did not arrive and which the runner has not come to yet.
+    async fn cancelled_before_start(&mut self, link: &Link, request: &CancelRequest) -> Step {
+        if !self.maybe_started {
+            return Step::End(cancelled(request));
+        }
+        match self.sealed(link, self.task.above_fence()).await {
+            Ok(Fate::NeverStarted(_)) => Step::End(cancelled(request)),
+            Ok(Fate::Record(_) | Fate::Tombstone(_)) => {
+                Step::Again("it was started after all".to_owned())
+            }
+            Err(step) => step,
+        }
+    }
+
     /// Raises the runner's floor to this lease's fence, and tells whether the command was started there.
     async fn seal(&mut self, link: &Link) -> Result<Sealed, Step> {
-        match self.sealed(link).await? {
+        match self.sealed(link, self.task.fence()).await? {
             Fate::Record(record) => Ok(Sealed::Started(Box::new(record))),
             Fate::NeverStarted(never) => Ok(Sealed::Never {
                 proven: never.proven,
@@ -344,10 +359,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn sealed(&mut self, link: &Link) -> Result<Fate, Step> {
+    async fn sealed(&mut self, link: &Link, fence: Fence) -> Result<Fate, Step> {
         let request = SealRequest {
             job_id: self.task.job.id.to_string(),
-            fence: self.task.fence().0,
+            fence: fence.0,
             incarnation: self.incarnation.to_string(),
         };
         let mut request = tonic::Request::new(request);
@@ -462,7 +477,7 @@ impl<'a> Run<'a> {
     /// A runner that was started again kept less of the output than had arrived: it was cut off before all of it was on
     /// the disk. Its record still tells how the command ended; the output is what arrived.
     async fn record_alone(&mut self, link: &Link) -> Step {
-        let record = match self.sealed(link).await {
+        let record = match self.sealed(link, self.task.fence()).await {
             Ok(Fate::Record(record)) => record,
             Ok(Fate::NeverStarted(_) | Fate::Tombstone(_)) => return self.vanished().await,
             Err(step) => return step,

@@ -97,7 +97,7 @@ async fn nothing_runs(task: &Task, incarnation: &Incarnation) -> Result<(), Stri
 /// Seals the job and kills what runs of it.
 async fn end(task: &Task, link: Link) -> Result<(), String> {
     let mut client = link.client;
-    let (job_id, fence) = (task.job.id.to_string(), task.fence().0);
+    let (job_id, fence) = (task.job.id.to_string(), task.above_fence().0);
     let mut seal = tonic::Request::new(SealRequest {
         job_id: job_id.clone(),
         fence,

@@ -14,6 +14,8 @@
 //!
 //! Start reading at `router.rs`: every route on one screen.
 
+#![forbid(unsafe_code)]
+
 mod answer;
 mod auth;
 mod document;

@@ -3,6 +3,8 @@
 //! Reads the command line, runs the command, and turns its failure into one line and an exit code: 1 for a failure, 2
 //! for a wrong command line.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod config_command;
 mod doctor;

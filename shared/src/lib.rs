@@ -7,6 +7,8 @@
 //! 3. [`lease`]: who may act on a job, and until when.
 //! 4. [`ports`]: what the domain asks of the world.
 
+#![forbid(unsafe_code)]
+
 pub mod admission;
 pub mod artifact;
 pub mod cidr;

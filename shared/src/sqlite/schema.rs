@@ -152,3 +152,23 @@ pub(super) fn probe(db: &Connection) -> Result<(), StoreError> {
     .execute([])?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kill of the process shows none of this: only a loss of power does.
+    #[test]
+    fn every_commit_is_on_the_disk_before_it_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let db = open_writer(&folder.path().join("store.db")).expect("opens");
+        let mode: String = db
+            .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+            .expect("a mode");
+        let synchronous: i64 = db
+            .query_row("PRAGMA synchronous", [], |row| row.get(0))
+            .expect("a number");
+        // 2 is FULL.
+        assert_eq!((mode.as_str(), synchronous), ("wal", 2));
+    }
+}

@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::Connection;
 use shared::clock::SystemClock;
 use shared::job::{JobInput, Outcome};
-use shared::ports::{EnvironmentFilter, JobFilter, ListError, StoreError, SubmitError};
+use shared::ports::{EnvironmentFilter, JobFilter, Label, ListError, StoreError, SubmitError};
 use shared::sqlite::SqliteStore;
 use tests::conformance::store::given::{
     Given, completion, environment, exec_input, page, result_of,
@@ -97,6 +97,84 @@ async fn a_migration_that_was_cut_off_begins_anew() {
     );
     let given = Given::new(open(&path));
     given.running("e").await;
+}
+
+/// The first schema, as it was released.
+const FIRST: &str = include_str!("../../../shared/src/sqlite/migrations/0001_first.sql");
+
+/// Makes a database of the first schema that holds what this newer one does.
+fn as_of_the_first_schema(newer: &Path, path: &Path) {
+    let db = Connection::open(path).expect("made");
+    db.execute_batch(FIRST).expect("the first schema");
+    db.execute("ATTACH ?1 AS newer", [newer.to_str().expect("UTF-8")])
+        .expect("attached");
+    let tables = ["meta", "environments", "jobs", "output", "idempotency"];
+    for table in tables {
+        let columns: Vec<String> = db
+            .prepare("SELECT name FROM pragma_table_info(?1)")
+            .and_then(|mut found| found.query_map([table], |row| row.get(0))?.collect())
+            .expect("columns");
+        let columns = columns.join(", ");
+        let copy = format!("INSERT INTO {table} ({columns}) SELECT {columns} FROM newer.{table}");
+        db.execute_batch(&copy).expect("copied");
+    }
+    db.execute_batch("PRAGMA user_version = 1").expect("marked");
+}
+
+#[tokio::test]
+async fn what_a_database_of_the_first_schema_holds_is_found_after_its_migrations() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (newer, path) = (folder.path().join("newer.db"), folder.path().join("old.db"));
+    let given = Given::new(open(&newer));
+    let (mortal, at) = (environment("mortal"), given.running("lasting").await);
+    let mut create = given.submission(&mortal, JobInput::Create {});
+    let spec = create.request.spec.as_mut().expect("a spec");
+    spec.ttl_seconds = Some(1000);
+    let created = given.store.submit(create, given.now()).await;
+    let created = created.expect("accepted").job.created_at;
+    let (ended, open_job) = (given.exec(&at).await, given.exec(&at).await);
+    let leased = given.lease(&ended).await.job;
+    given
+        .finish(&leased, completion(Outcome::success(result_of("done"))))
+        .await;
+    let instance = given.store.instance().await.expect("an id");
+    let before = given.store.job(&ended.at()).await.expect("works");
+    drop(given);
+    as_of_the_first_schema(&newer, &path);
+
+    let given = Given::new(open(&path));
+    let store = &given.store;
+    assert_eq!(store.instance().await.expect("an id"), instance);
+    assert_eq!(store.job(&ended.at()).await.expect("works"), before);
+    let blue = JobFilter {
+        label: Some(Label {
+            name: "team".to_owned(),
+            value: "blue".to_owned(),
+        }),
+        ..JobFilter::default()
+    };
+    let jobs = store.jobs(&at.tenant, &blue, page(10, None)).await;
+    let found: Vec<_> = jobs
+        .expect("a list")
+        .items
+        .iter()
+        .map(|job| job.id)
+        .collect();
+    for job in [&ended, &open_job] {
+        assert!(found.contains(&job.id), "{found:?}");
+    }
+    let second = |seconds| created + jiff::SignedDuration::from_secs(seconds);
+    let expired = async |at| -> Vec<String> {
+        let expired = store.expired(at, 10).await.expect("a list");
+        expired.iter().map(|found| found.id.to_string()).collect()
+    };
+    assert_eq!(expired(second(999)).await, [""; 0]);
+    assert_eq!(expired(second(1001)).await, ["mortal"]);
+    // It goes on as any other.
+    let leased = given.lease(&open_job).await.job;
+    given
+        .finish(&leased, completion(Outcome::success(result_of("done"))))
+        .await;
 }
 
 #[tokio::test]

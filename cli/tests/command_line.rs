@@ -69,6 +69,47 @@ fn settings_are_shown_with_their_origins() {
 }
 
 #[test]
+fn a_file_named_on_the_command_line_is_read_below_variables_and_flags() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("settings.toml");
+    let settings =
+        "[server]\nlisten = \"127.0.0.1:1\"\n[worker]\nconcurrency = 3\nlease_seconds = 17\n";
+    std::fs::write(&file, settings).expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let (code, stdout, stderr) = run(
+        &[
+            "config",
+            "show",
+            "--config",
+            file,
+            "--listen",
+            "127.0.0.1:9",
+        ],
+        &[("EM_WORKER__CONCURRENCY", "5")],
+    );
+    assert_eq!(code, 0, "{stderr}");
+    for (line, origin) in [
+        ("listen = \"127.0.0.1:9\"", "# flag --listen"),
+        ("concurrency = 5", "# variable EM_WORKER__CONCURRENCY"),
+        ("lease_seconds = 17", &format!("# file {file}")),
+    ] {
+        let shown = stdout.lines().find(|shown| shown.starts_with(line));
+        let shown = shown.unwrap_or_else(|| panic!("{line} is not shown: {stdout}"));
+        assert!(shown.contains(origin), "{shown} is not from {origin}");
+    }
+    std::fs::write(file, "[server]\nlistne = \"x\"\n").expect("written");
+    let (code, _, stderr) = run(&["config", "check", "--config", file], &[]);
+    assert_eq!(code, 1);
+    assert!(
+        stderr.contains("listne") && stderr.contains(file),
+        "{stderr}"
+    );
+    let (code, _, stderr) = run(&["serve", "--config", "/nowhere/settings.toml"], &[]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("/nowhere/settings.toml"), "{stderr}");
+}
+
+#[test]
 fn a_wrong_command_line_is_answered_with_the_usage() {
     for args in [
         &["config"][..],

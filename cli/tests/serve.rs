@@ -103,6 +103,12 @@ fn folder() -> (TempDir, std::path::PathBuf) {
 
 /// One request over a connection of its own; the status line of the answer.
 fn get(address: &str, path: &str, key: &str) -> String {
+    let answer = whole(address, path, key);
+    answer.lines().next().expect("a status line").to_owned()
+}
+
+/// One request over a connection of its own; the answer with its headers.
+fn whole(address: &str, path: &str, key: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("it listens");
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: em\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
@@ -110,7 +116,7 @@ fn get(address: &str, path: &str, key: &str) -> String {
     stream.write_all(request.as_bytes()).expect("sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
-    answer.lines().next().expect("a status line").to_owned()
+    answer
 }
 
 #[test]
@@ -132,6 +138,69 @@ fn the_first_start_makes_a_key_that_opens_and_stays_out_of_the_log() {
         let metadata = fs::metadata(data.join(path)).expect("it is there");
         assert_eq!(metadata.permissions().mode() & 0o777, mode, "{path}");
     }
+}
+
+#[test]
+fn the_command_openapi_prints_what_the_service_serves() {
+    let (_folder, data) = folder();
+    let mut service = Service::start(&data, "127.0.0.1:0");
+    let answer = whole(&service.ready(), "/openapi.json", "");
+    let (head, served) = answer.split_once("\r\n\r\n").expect("a body");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let printed = Command::new(env!("CARGO_BIN_EXE_environment-manager"))
+        .arg("openapi")
+        .output()
+        .expect("the program starts");
+    assert!(printed.status.success(), "{printed:?}");
+    let printed = String::from_utf8(printed.stdout).expect("UTF-8");
+    let without_space = |text: &str| text.split_whitespace().collect::<String>();
+    assert!(printed.contains("\"/v1/environments/{env}/exec\""));
+    assert_eq!(without_space(&printed), without_space(served));
+}
+
+#[test]
+fn the_log_is_text_on_a_terminal_and_json_elsewhere() {
+    let start = |data: &Path, stderr: Stdio| {
+        Command::new(env!("CARGO_BIN_EXE_environment-manager"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data)
+            .env("EM_WORKER__CONCURRENCY", "0")
+            .stdin(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .expect("the program starts")
+    };
+    let first_line = |from: &mut dyn Read| {
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while from.read(&mut byte).expect("a line") == 1 && byte != *b"\n" {
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).expect("UTF-8")
+    };
+    let (_folder, data) = folder();
+    let terminal = nix::pty::openpty(None, None).expect("a terminal");
+    let child = start(&data, terminal.slave.into());
+    let service = Service {
+        child,
+        log: data.with_extension("none"),
+    };
+    let line = first_line(&mut fs::File::from(terminal.master));
+    assert!(line.contains("INFO") && !line.starts_with('{'), "{line}");
+    drop(service);
+
+    let (_folder, data) = folder();
+    let mut child = start(&data, Stdio::piped());
+    let mut log = child.stderr.take().expect("a pipe");
+    let _service = Service {
+        child,
+        log: data.with_extension("none"),
+    };
+    let line = first_line(&mut log);
+    assert!(
+        line.starts_with('{') && line.contains("\"level\":\"INFO\""),
+        "{line}"
+    );
 }
 
 #[test]

@@ -6,9 +6,10 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tests::program::{Client, LONG, Program, processes_with, wait_until};
+use tests::rounds;
 
 /// Commands that are cancelled one after the other.
-const CANCELS: u64 = 60;
+const CANCELS: usize = 60;
 
 /// A cancelled command that only a broken program lets run on for so long.
 const CANCEL_BOUND: Duration = Duration::from_secs(30);
@@ -52,7 +53,7 @@ async fn a_silent_command_that_is_cancelled_while_it_starts_ends_each_time() {
     // `sleep` adds its arguments up: the second one only marks the process.
     let marker = format!("0.00{:020}", rand::random::<u64>());
     let silent = json!({ "command": ["sleep", "3600", marker] });
-    for round in 0..CANCELS {
+    for round in 0..rounds(CANCELS) as u64 {
         let job = client.submit("env", &silent).await;
         // From 0 to 5 ms; neighbours in time are far apart, so that a trend of the machine hides none of them.
         tokio::time::sleep(Duration::from_micros(round * 1700 % 5100)).await;
@@ -90,6 +91,39 @@ async fn the_only_slot_is_no_hindrance_to_a_takeover() {
     assert_eq!(client.printed("env", "echo next").await, "next\n");
     assert_eq!(client.job(&job).await, ended, "its end never changes");
     assert!(!program.log().contains("panicked"));
+}
+
+#[tokio::test]
+async fn as_many_commands_run_at_a_time_as_there_are_slots_and_no_more() {
+    let slots = SLOTS.to_string();
+    let program = Program::start_with(&[("EM_WORKER__CONCURRENCY", &slots)]).await;
+    let client = program.client();
+    client.create("env").await;
+    // Each counts those that run with it, itself too.
+    let script = "mkdir -p now; : > now/$$; ls now | wc -l >> counts; sleep 0.2; rm now/$$";
+    let body = json!({ "command": script });
+    let jobs = join_all((0..SLOTS * 6).map(|_| client.submit("env", &body))).await;
+    for job in &jobs {
+        let ended = client.ended(job).await;
+        assert_eq!(ended["state"], "succeeded", "{ended}");
+    }
+    let counts = client.get_file("env", "counts").await.expect(200).text();
+    let counts: Vec<usize> = counts
+        .lines()
+        .map(|line| line.trim().parse().expect("a number"))
+        .collect();
+    assert_eq!(counts.len(), jobs.len());
+    assert!(counts.iter().all(|count| *count <= SLOTS), "{counts:?}");
+    // These end only where all of them run at the same time.
+    let script = format!(
+        "mkdir -p here; : > here/$$; until [ $(ls here | wc -l) -eq {SLOTS} ]; do sleep 0.05; done"
+    );
+    let body = json!({ "command": script });
+    let jobs = join_all((0..SLOTS).map(|_| client.submit("env", &body))).await;
+    for job in &jobs {
+        let ended = ended_within(LONG, &client, job).await;
+        assert_eq!(ended["state"], "succeeded", "{ended}");
+    }
 }
 
 /// Leaves its number in the volume each time it runs; the exit code is the number.

@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 use tests::program::{Client, Program, id_of, processes_with, wait_until};
+use tests::rounds;
 
 /// Lines that the command prints to each stream.
 const LINES: u32 = 40;
@@ -66,7 +67,8 @@ async fn ends_as_if_nothing_happened(client: &Client, job: &str, round: usize) {
 async fn interrupted_by(signal: Signal) {
     let mut program = Program::start().await;
     program.client().create("env").await;
-    for (round, moment) in moments(rand::random()).into_iter().enumerate() {
+    let moments = (0..rounds(1)).flat_map(|_| moments(rand::random()));
+    for (round, moment) in moments.enumerate() {
         let job = program
             .client()
             .submit("env", &json!({ "command": command(round) }))
@@ -93,6 +95,44 @@ async fn a_command_survives_kill_9_at_ten_moments() {
 #[tokio::test]
 async fn a_command_survives_sigterm_at_ten_moments() {
     interrupted_by(Signal::SIGTERM).await;
+}
+
+/// A drain hands back what does not end within half of its grace: the lease is not left to be taken over, so it is no
+/// attempt that failed, and the next process follows the same run of the command.
+#[tokio::test]
+async fn a_command_that_outlasts_the_grace_of_sigterm_is_handed_back_and_goes_on() {
+    let mut program = Program::start_with(&[("EM_SHUTDOWN__GRACE_SECONDS", "4")]).await;
+    let client = program.client();
+    client.create("env").await;
+    let script = "echo ran >> runs; echo before; echo err >&2; until [ -e go ]; do sleep 0.05; done; echo after; exit 7";
+    let body = json!({ "command": script, "timeout_seconds": 600 });
+    let job = client.submit("env", &body).await;
+    wait_until("it prints", async || {
+        let window = client.get(&format!("/v1/jobs/{job}/output")).await;
+        window.expect(200).json()["stdout"] == "before\n"
+    })
+    .await;
+    for round in 0..2 {
+        let status = program.term();
+        assert!(status.success(), "round {round}: {status}");
+        program.restart().await;
+        assert_eq!(program.client().job(&job).await["state"], "running");
+    }
+    let log = program.log();
+    assert!(!log.contains("jobs did not end or go back in time"));
+    assert!(!log.contains("took over a job"), "it was given back");
+    let client = program.client();
+    client.put_file("env", "go", "").await.expect(200);
+    let ended = client.ended(&job).await;
+    assert_eq!(ended["result"]["exit_code"], 7, "{ended}");
+    assert_eq!(ended["attempts"], 1, "a lease that is given back is none");
+    let output = client.output(&job).await;
+    assert_eq!(output.stdout.bytes, b"before\nafter\n");
+    assert_eq!(output.stderr.bytes, b"err\n");
+    assert!(!output.truncated && !output.incomplete);
+    let runs = client.get_file("env", "runs").await.expect(200);
+    assert_eq!(runs.text(), "ran\n", "it ran once");
+    assert!(!program.log().contains("panicked"));
 }
 
 #[tokio::test]

@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::{StreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, stream};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::program::{Answer, Client, Program, id_of, processes_with};
+use tests::rounds;
 
-/// Random orders in all.
-const ORDERS: u64 = 200;
+/// Random orders in all, in a run that is not long.
+const ORDERS: usize = 200;
 
 /// Orders at a time.
 const AT_ONCE: usize = 8;
+
+/// Jobs of each kind that succeed in all orders together, at least. Chance leaves a multiple of it.
+const SUCCEEDED: usize = 5;
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -30,15 +34,19 @@ fn order(random: &mut StdRng) -> Vec<(Duration, Step)> {
     let steps = [
         Step::Create,
         Step::Stop,
+        Step::Stop,
+        Step::Start,
         Step::Start,
         Step::Delete,
         Step::Exec,
         Step::Exec,
     ];
+    // From all at once to as far apart as a stop and a start need.
+    let spread = [60, 400, 2000][random.random_range(0..3)];
     let number = random.random_range(4..9);
     (0..number)
         .map(|_| {
-            let pause = Duration::from_millis(random.random_range(0..120));
+            let pause = Duration::from_millis(random.random_range(0..spread));
             (pause, steps[random.random_range(0..steps.len())])
         })
         .collect()
@@ -73,6 +81,14 @@ async fn play(client: &Client, seed: u64, marker: &str) -> Told {
     let mut random = StdRng::seed_from_u64(seed);
     let id = format!("raced-{seed}");
     let first = ask(client, &id, marker, Step::Create);
+    // Half of the orders begin where the environment runs: creating it takes longer than they do.
+    let first = if random.random() {
+        let created = first.await;
+        client.ended(id_of(&created.json())).await;
+        futures::future::ready(created).left_future()
+    } else {
+        first.right_future()
+    };
     let rest = order(&mut random).into_iter().map(|(pause, step)| {
         let id = &id;
         async move {
@@ -103,8 +119,20 @@ async fn play(client: &Client, seed: u64, marker: &str) -> Told {
         let state = job["state"].as_str().unwrap().to_owned();
         *told.states.entry(state).or_default() += 1;
         assert!(job["finished_at"].is_string(), "seed {seed}: {job}");
+        assert!(ended_as_it_may(job), "seed {seed}: {job}");
     }
     told
+}
+
+/// Whether a job succeeded, or ended as a stop or a delete beside it explains.
+fn ended_as_it_may(job: &Value) -> bool {
+    let is_exec = job["kind"] == "exec";
+    match (job["state"].as_str(), job["error"]["code"].as_str()) {
+        (Some("succeeded"), None) => !is_exec || job["result"]["stdout"] == "end\n",
+        (Some("cancelled"), Some("environment_deleted")) => true,
+        (Some("cancelled" | "failed"), Some("environment_stopped")) => is_exec,
+        _ => false,
+    }
 }
 
 /// Deletes the environment if the order has not, and gives the job.
@@ -127,8 +155,9 @@ async fn two_hundred_random_orders_leave_nothing_behind() {
     client.create("keeper").await;
     program.note_instance();
     let begin = u64::from(rand::random::<u32>());
-    eprintln!("the seeds are {begin} and the {} after it", ORDERS - 1);
-    let all: Vec<Told> = stream::iter(begin..begin + ORDERS)
+    let orders = rounds(ORDERS) as u64;
+    eprintln!("the seeds are {begin} and the {} after it", orders - 1);
+    let all: Vec<Told> = stream::iter(begin..begin + orders)
         .map(|seed| play(&client, seed, &marker))
         .buffer_unordered(AT_ONCE)
         .collect()
@@ -145,6 +174,19 @@ async fn two_hundred_random_orders_leave_nothing_behind() {
         }
     }
     eprintln!("answers: {statuses:?}; ends: {states:?}");
+    let succeeded = |kind: &str| {
+        let jobs = all.iter().flat_map(|told| &told.jobs);
+        jobs.filter(|job| job["kind"] == kind && job["state"] == "succeeded")
+            .count()
+    };
+    eprintln!(
+        "{:?}",
+        ["create", "stop", "start", "delete", "exec"].map(succeeded)
+    );
+    for kind in ["create", "stop", "start", "delete", "exec"] {
+        let (found, least) = (succeeded(kind), SUCCEEDED);
+        assert!(found >= least, "only {found} of the kind {kind} succeeded");
+    }
     for job in all.iter().flat_map(|told| &told.jobs) {
         assert_eq!(client.job(id_of(job)).await, *job, "its end never changes");
     }

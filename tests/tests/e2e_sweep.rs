@@ -4,257 +4,72 @@
 use std::fs::{File, FileTimes};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
-use jiff::{SignedDuration, Timestamp};
-use shared::clock::{Clock, SystemClock, new_job_id};
-use shared::config::Settings;
-use shared::directory_blobs::DirectoryBlobs;
-use shared::embedded_queue::EmbeddedQueue;
-use shared::environment::Phase;
-use shared::ids::{EnvironmentRef, EnvironmentUid, JobRef};
-use shared::job::{Job, JobInput, JobState};
+use jiff::SignedDuration;
+use shared::clock::{Clock as _, SystemClock, new_job_id};
+use shared::ids::{EnvironmentUid, JobRef};
+use shared::job::JobState;
 use shared::orphan::OrphanKind;
-use shared::ports::{
-    Blobs, Holding, Lane, Placement, RunnerIo, Runtime, RuntimeError, RuntimeOffer, Sight, Started,
-    Store,
-};
-use shared::sqlite::SqliteStore;
+use shared::ports::{Runtime as _, Sight};
 use shared::staging::{self, STAGING_BUCKET};
 use tests::conformance::runtime::Bed;
 use tests::conformance::runtime::given::{self as runtime_given, Does};
-use tests::conformance::store::given::{Given, environment, exec_input};
-use tests::program::{DataFolder, files_below, wait_until};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-use worker::WorkerDeps;
-use worker::runtime::oci::{OciRuntime, OciSettings};
+use tests::conformance::store::given::exec_input;
+use tests::program::{files_below, wait_until};
+use tests::site::{Asked, Refusing, Site};
 
 const MINUTE: u64 = 60;
 const DAY: u64 = 24 * 60 * MINUTE;
 
-/// The machine's clock, set forward by some seconds.
-#[derive(Default)]
-struct SetForward(AtomicU64);
-
-impl SetForward {
-    fn by(&self, seconds: u64) {
-        self.0.fetch_add(seconds, Ordering::SeqCst);
-    }
-
-    fn offset(&self) -> Duration {
-        Duration::from_secs(self.0.load(Ordering::SeqCst))
-    }
+/// A life that only the runtime knows.
+async fn orphan(site: &Site) -> EnvironmentUid {
+    let bed = Bed {
+        runtime: Arc::clone(&site.runtime) as _,
+        foreign: Arc::clone(&site.runtime) as _,
+        image: "host".to_owned(),
+        does: Does {
+            keep_records: true,
+            count_ooms_by_job: true,
+        },
+    };
+    let life = runtime_given::Given::new(bed).environment().await;
+    life.uid().clone()
 }
 
-impl Clock for SetForward {
-    fn now(&self) -> Timestamp {
-        SystemClock.now() + self.offset()
-    }
-
-    fn monotonic(&self) -> Instant {
-        Instant::now() + self.offset()
-    }
-
-    fn random(&self) -> [u8; 16] {
-        SystemClock.random()
-    }
+async fn sight(site: &Site, uid: &EnvironmentUid) -> Sight {
+    site.runtime.inspect(uid).await.expect("seen")
 }
 
-/// A runtime that cannot end or remove one life, as if its disk or its kernel refused.
-struct Stubborn {
-    inner: Arc<OciRuntime>,
-    life: EnvironmentUid,
-}
-
-impl Stubborn {
-    fn refuse(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-        if *uid == self.life {
-            return Err(RuntimeError::Unavailable("it does not go".to_owned()));
-        }
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Runtime for Stubborn {
-    fn offer(&self) -> RuntimeOffer {
-        self.inner.offer()
-    }
-
-    async fn create(&self, placement: &Placement) -> Result<Started, RuntimeError> {
-        self.inner.create(placement).await
-    }
-
-    async fn start(&self, placement: &Placement) -> Result<Started, RuntimeError> {
-        self.inner.start(placement).await
-    }
-
-    async fn stop(&self, uid: &EnvironmentUid, grace: Duration) -> Result<(), RuntimeError> {
-        self.refuse(uid)?;
-        self.inner.stop(uid, grace).await
-    }
-
-    async fn delete(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-        self.refuse(uid)?;
-        self.inner.delete(uid).await
-    }
-
-    async fn kill(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-        self.inner.kill(uid).await
-    }
-
-    async fn inspect(&self, uid: &EnvironmentUid) -> Result<Sight, RuntimeError> {
-        self.inner.inspect(uid).await
-    }
-
-    async fn list(&self) -> Result<Vec<Holding>, RuntimeError> {
-        self.inner.list().await
-    }
-
-    async fn dial(
-        &self,
-        uid: &EnvironmentUid,
-        lane: Lane,
-    ) -> Result<Box<dyn RunnerIo>, RuntimeError> {
-        self.inner.dial(uid, lane).await
-    }
-
-    async fn check(&self) -> Result<(), RuntimeError> {
-        self.inner.check().await
-    }
-}
-
-/// A worker in this process, on a folder of its own.
-struct Site {
-    folder: DataFolder,
-    clock: Arc<SetForward>,
-    given: Given,
-    blobs: Arc<dyn Blobs>,
-    runtime: Arc<OciRuntime>,
-    soft: CancellationToken,
-    working: Option<JoinHandle<()>>,
-}
-
-impl Site {
-    async fn new() -> Self {
-        let folder = DataFolder::new();
-        std::fs::create_dir_all(folder.path()).expect("made");
-        let clock = Arc::new(SetForward::default());
-        let store = SqliteStore::open(&folder.path().join("db"), &SystemClock).expect("opens");
-        let store: Arc<dyn Store> = Arc::new(store);
-        let instance = store.instance().await.expect("an id");
-        let settings = OciSettings::new(folder.environments());
-        let runtime =
-            OciRuntime::open(&settings, instance, Arc::clone(&clock) as _).expect("opens");
-        let blobs = DirectoryBlobs::open(&folder.path().join("blobs")).expect("opens");
-        Self {
-            folder,
-            clock,
-            given: Given::at_present(store),
-            blobs: Arc::new(blobs),
-            runtime: Arc::new(runtime),
-            soft: CancellationToken::new(),
-            working: None,
-        }
-    }
-
-    fn store(&self) -> &dyn Store {
-        self.given.store.as_ref()
-    }
-
-    /// Lets a worker begin, which uses this runtime.
-    fn work(&mut self, runtime: Arc<dyn Runtime>) {
-        let deps = WorkerDeps {
-            store: Arc::clone(&self.given.store),
-            queue: Arc::new(EmbeddedQueue::new(Arc::clone(&self.given.store), 64)),
-            blobs: Arc::clone(&self.blobs),
-            runtime,
-            clock: Arc::clone(&self.clock) as _,
-        };
-        let soft = self.soft.clone();
-        self.working = Some(tokio::spawn(async move {
-            let (settings, hard) = (Settings::default(), CancellationToken::new());
-            let ended = worker::run(deps, &settings, soft, hard).await;
-            ended.expect("it works");
-        }));
-    }
-
-    /// A life that only the runtime knows.
-    async fn orphan(&self) -> EnvironmentUid {
-        let bed = Bed {
-            runtime: Arc::clone(&self.runtime) as _,
-            foreign: Arc::clone(&self.runtime) as _,
-            image: "host".to_owned(),
-            does: Does {
-                keep_records: true,
-                count_ooms_by_job: true,
-            },
-        };
-        let life = runtime_given::Given::new(bed).environment().await;
-        life.uid().clone()
-    }
-
-    /// An environment as it should be.
-    async fn running(&self, name: &str) -> EnvironmentRef {
-        let at = environment(name);
-        let mut create = self.given.submission(&at, JobInput::Create {});
-        if let Some(spec) = &mut create.request.spec {
-            // No time that is set forward ends it.
-            spec.idle_timeout_seconds = None;
-        }
-        let submitted = self.store().submit(create, self.given.now()).await;
-        submitted.expect("accepted");
-        wait_until("the environment runs", async || {
-            let found = self.store().environment(&at).await.expect("works");
-            found.is_some_and(|found| found.phase == Phase::Running)
-        })
-        .await;
-        at
-    }
-
-    async fn sight(&self, uid: &EnvironmentUid) -> Sight {
-        self.runtime.inspect(uid).await.expect("seen")
-    }
-
-    /// What is listed: uid and part, with the seconds until it goes, counted from when it was first seen.
-    async fn listed(&self) -> Vec<(EnvironmentUid, OrphanKind, i64)> {
-        let orphans = self.store().orphans().await.expect("works");
-        let listed = orphans.into_iter().map(|orphan| {
-            let time: SignedDuration = orphan.goes_at.duration_since(orphan.since);
-            (orphan.uid, orphan.kind, time.as_secs())
-        });
-        listed.collect()
-    }
-
-    async fn end(mut self) {
-        self.soft.cancel();
-        if let Some(working) = self.working.take() {
-            working.await.expect("it ended well");
-        }
-    }
+/// What is listed: uid and part, with the seconds until it goes, counted from when it was first seen.
+async fn listed(site: &Site) -> Vec<(EnvironmentUid, OrphanKind, i64)> {
+    let orphans = site.store().orphans().await.expect("works");
+    let listed = orphans.into_iter().map(|orphan| {
+        let time: SignedDuration = orphan.goes_at.duration_since(orphan.since);
+        (orphan.uid, orphan.kind, time.as_secs())
+    });
+    listed.collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_no_record_is_listed_and_then_goes_each_by_itself() {
     let mut site = Site::new().await;
     let mut lives = [
-        site.orphan().await,
-        site.orphan().await,
-        site.orphan().await,
+        orphan(&site).await,
+        orphan(&site).await,
+        orphan(&site).await,
     ];
     lives.sort();
     // The first one in the list is the one that does not go.
     let [stuck, other, third] = &lives;
-    site.work(Arc::new(Stubborn {
-        inner: Arc::clone(&site.runtime),
-        life: stuck.clone(),
-    }));
-    wait_until("they are listed", async || !site.listed().await.is_empty()).await;
+    let stubborn = Refusing::new(Arc::clone(&site.runtime), {
+        let stuck = stuck.clone();
+        move |asked, uid| matches!(asked, Asked::Stop | Asked::Delete) && uid == Some(&stuck)
+    });
+    site.work(Arc::new(stubborn));
+    wait_until("they are listed", async || !listed(&site).await.is_empty()).await;
     let at = site.running("owned").await;
     let owned = site.store().environment(&at).await.expect("works");
     let owned = owned.expect("it is there").uid;
@@ -264,27 +79,27 @@ async fn what_has_no_record_is_listed_and_then_goes_each_by_itself() {
         .iter()
         .flat_map(|uid| [container, volume].map(|(kind, time)| (uid.clone(), kind, time)))
         .collect();
-    assert_eq!(site.listed().await, expected);
+    assert_eq!(listed(&site).await, expected);
     // The look that sees a later one has seen these before their time.
     site.clock.by(9 * MINUTE);
-    let later = site.orphan().await;
+    let later = orphan(&site).await;
     wait_until("the later one is listed", async || {
-        site.listed().await.iter().any(|(uid, _, _)| *uid == later)
+        listed(&site).await.iter().any(|(uid, _, _)| *uid == later)
     })
     .await;
     for uid in &lives {
-        assert_eq!(site.sight(uid).await, Sight::Alive);
+        assert_eq!(sight(&site, uid).await, Sight::Alive);
     }
     site.clock.by(2 * MINUTE);
     wait_until("the containers are ended", async || {
-        site.sight(other).await != Sight::Alive && site.sight(third).await != Sight::Alive
+        sight(&site, other).await != Sight::Alive && sight(&site, third).await != Sight::Alive
     })
     .await;
-    assert_eq!(site.sight(stuck).await, Sight::Alive);
-    assert_eq!(site.sight(&later).await, Sight::Alive);
+    assert_eq!(sight(&site, stuck).await, Sight::Alive);
+    assert_eq!(sight(&site, &later).await, Sight::Alive);
     site.clock.by(MINUTE);
     let parts_of = async |uid: &EnvironmentUid| -> Vec<OrphanKind> {
-        let listed = site.listed().await;
+        let listed = listed(&site).await;
         let of_life = listed.iter().filter(|(listed, _, _)| listed == uid);
         of_life.map(|(_, kind, _)| *kind).collect()
     };
@@ -299,18 +114,18 @@ async fn what_has_no_record_is_listed_and_then_goes_each_by_itself() {
     wait_until("the volumes are gone", async || {
         let mut gone = true;
         for uid in [other, third, &later] {
-            gone &= site.sight(uid).await == Sight::Absent;
+            gone &= sight(&site, uid).await == Sight::Absent;
         }
         gone
     })
     .await;
     site.clock.by(MINUTE);
     wait_until("only what did not go is listed", async || {
-        let listed = site.listed().await;
+        let listed = listed(&site).await;
         listed.len() == 2 && listed.iter().all(|(uid, _, _)| uid == stuck)
     })
     .await;
-    assert_eq!(site.sight(&owned).await, Sight::Alive);
+    assert_eq!(sight(&site, &owned).await, Sight::Alive);
     site.end().await;
 }
 
@@ -330,16 +145,9 @@ async fn staged_content_goes_by_age_but_not_what_an_accepted_job_needs() {
     let mut site = Site::new().await;
     site.work(Arc::clone(&site.runtime) as _);
     let at = site.running("env").await;
-    let submit = async |command: &str| -> Job {
-        let submitted = site.given.submit(&at, exec_input(command)).await;
-        submitted.job
-    };
-    let state = async |job: &JobRef| {
-        let job = site.store().job(job).await.expect("works");
-        job.expect("it is there").state
-    };
-    let open = submit("sleep 1000").await.at();
-    let ended = submit("true").await.at();
+    let state = async |job: &JobRef| site.job(job).await.state;
+    let open = site.submit(&at, exec_input("sleep 1000")).await;
+    let ended = site.submit(&at, exec_input("true")).await;
     wait_until("one runs and one has ended", async || {
         state(&open).await == JobState::Running && state(&ended).await.is_terminal()
     })
@@ -371,5 +179,25 @@ async fn staged_content_goes_by_age_but_not_what_an_accepted_job_needs() {
     })
     .await;
     assert_eq!(state(&open).await, JobState::Running);
+    site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_hint_was_lost_is_told_to_the_queue_again() {
+    let mut site = Site::new().await;
+    site.work(Arc::clone(&site.runtime) as _);
+    let at = site.running("env").await;
+    // From here on the queue knows only what it is told.
+    let told = site.submit(&at, exec_input("true")).await;
+    assert_eq!(site.ended(&told).await.state, JobState::Succeeded);
+    let untold = site.given.submit(&at, exec_input("true")).await;
+    assert!(untold.publish, "it can be run at once");
+    let untold = untold.job.at();
+    wait_until("it was run all the same", async || {
+        // The sweep waits for half a minute from when it sees it first.
+        site.clock.by(1);
+        site.job(&untold).await.state == JobState::Succeeded
+    })
+    .await;
     site.end().await;
 }

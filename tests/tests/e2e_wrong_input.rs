@@ -5,6 +5,7 @@ use proptest::test_runner::{Config, TestRunner};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::program::{Answer, Client, Program};
+use tests::rounds;
 
 /// The original endpoints.
 const ORIGINAL: [&str; 7] = [
@@ -702,14 +703,14 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Runs a property against the service, one case after the other.
+/// Runs a property against the service, one case after the other; more of them in a long run.
 fn holds<S: Strategy>(
-    cases: u32,
+    cases: usize,
     strategy: &S,
     property: impl Fn(S::Value) -> Result<(), TestCaseError>,
 ) {
     let config = Config {
-        cases,
+        cases: u32::try_from(rounds(cases)).expect("a number of cases"),
         failure_persistence: None,
         max_shrink_iters: 200,
         ..Config::default()
@@ -750,6 +751,28 @@ fn any_json_body_is_taken_or_clearly_refused() {
     assert_sound(&mut program);
 }
 
+/// Texts that are no page tokens, and some that nearly are one of these.
+fn any_token(tokens: Vec<String>) -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        "[A-Za-z0-9_=-]{0,80}",
+        // A true token, cut, with one letter changed, or of another list.
+        (
+            prop::sample::select(tokens),
+            any::<prop::sample::Index>(),
+            any::<char>()
+        )
+            .prop_map(|(token, at, letter)| {
+                let mut letters: Vec<char> = token.chars().collect();
+                if !letters.is_empty() {
+                    let at = at.index(letters.len());
+                    letters[at] = letter;
+                }
+                letters.into_iter().collect()
+            }),
+    ]
+}
+
 #[test]
 fn any_page_token_offset_and_parameter_is_taken_or_clearly_refused() {
     let executor = tokio::runtime::Runtime::new().expect("threads");
@@ -780,25 +803,7 @@ fn any_page_token_offset_and_parameter_is_taken_or_clearly_refused() {
         tokens
     });
     assert!(tokens.iter().any(|token| !token.is_empty()));
-    let token = prop_oneof![
-        any::<String>(),
-        "[A-Za-z0-9_=-]{0,80}",
-        // A true token, cut, with one letter changed, or of another list.
-        (
-            prop::sample::select(tokens),
-            any::<prop::sample::Index>(),
-            any::<char>()
-        )
-            .prop_map(|(token, at, letter)| {
-                let mut letters: Vec<char> = token.chars().collect();
-                if !letters.is_empty() {
-                    let at = at.index(letters.len());
-                    letters[at] = letter;
-                }
-                letters.into_iter().collect()
-            }),
-    ];
-    let list = (prop::sample::select(lists.to_vec()), token);
+    let list = (prop::sample::select(lists.to_vec()), any_token(tokens));
     holds(300, &list, |(list, token)| {
         let request = client
             .request(Method::GET, list)
@@ -810,16 +815,20 @@ fn any_page_token_offset_and_parameter_is_taken_or_clearly_refused() {
         any::<i128>().prop_map(|n| n.to_string()),
         any::<String>()
     ];
-    let names = [
-        "stdout_offset",
-        "stderr_offset",
-        "limit",
-        "page_size",
-        "depth",
-    ];
-    let parameter = (prop::sample::select(names.to_vec()), number);
-    let path = format!("/v1/jobs/{job}/output");
-    holds(300, &parameter, |(name, value)| {
+    let output = format!("/v1/jobs/{job}/output");
+    let parameters = [
+        (&*output, "stdout_offset"),
+        (&output, "stderr_offset"),
+        (&output, "limit"),
+        ("/v1/environments", "page_size"),
+        ("/v1/jobs", "page_size"),
+        ("/v1/artifacts", "page_size"),
+        ("/v1/environments/env/files", "page_size"),
+        ("/v1/environments/env/files", "depth"),
+    ]
+    .map(|(path, name)| (path.to_owned(), name));
+    let parameter = (prop::sample::select(parameters.to_vec()), number);
+    holds(400, &parameter, |((path, name), value)| {
         let request = client.request(Method::GET, &path).query(&[(name, value)]);
         is_clear(&path, &executor.block_on(client.send(request)))
     });
@@ -834,6 +843,39 @@ fn any_page_token_offset_and_parameter_is_taken_or_clearly_refused() {
             .header(name, value)
             .json(&json!({}));
         is_clear(path, &executor.block_on(client.send(request)))
+    });
+    assert_sound(&mut program);
+}
+
+#[test]
+fn any_page_token_of_a_folder_is_taken_or_clearly_refused() {
+    let executor = tokio::runtime::Runtime::new().expect("threads");
+    let mut program = executor.block_on(Program::start());
+    let client = program.client();
+    let path = "/v1/environments/env/files";
+    let token = executor.block_on(async {
+        client.create("env").await;
+        client.printed("env", "touch a b c d").await;
+        let page = client.get(&format!("{path}?page_size=2")).await.expect(200);
+        page.json()["next_page_token"].as_str().unwrap().to_owned()
+    });
+    let names = |answer: &Answer| {
+        let entries = answer.json()["entries"].as_array().cloned();
+        let entries = entries.unwrap_or_default().into_iter();
+        entries
+            .map(|entry| entry["name"].clone())
+            .collect::<Vec<_>>()
+    };
+    let ask = |token: &str| {
+        let request = client.request(Method::GET, path);
+        let request = request.query(&[("page_token", token)]);
+        executor.block_on(client.send(request))
+    };
+    assert_eq!(names(&ask(&token).expect(200)), [json!("c"), json!("d")]);
+    holds(200, &any_token(vec![token]), |token| {
+        let answer = ask(&token);
+        prop_assert!(matches!(answer.status, 200 | 422), "{}", answer.text());
+        is_clear(path, &answer)
     });
     assert_sound(&mut program);
 }

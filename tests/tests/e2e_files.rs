@@ -4,13 +4,29 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use futures::StreamExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tests::program::{Answer, Client, DataFolder, Program};
+use tests::program::{Answer, Client, DataFolder, LONG, Program};
 
-/// Every file operation on one path, and what it answered.
-async fn every_operation(client: &Client, path: &str) -> Vec<(&'static str, Answer)> {
+/// The operations that change something.
+const CHANGES: [&str; 7] = [
+    "put",
+    "original put",
+    "mkdir",
+    "unpack",
+    "move there",
+    "move away",
+    "delete",
+];
+
+/// Every file operation on one path, and what it answered: first those that only read. `archive` is what is unpacked there.
+async fn every_operation(
+    client: &Client,
+    path: &str,
+    archive: &Bytes,
+) -> Vec<(&'static str, Answer)> {
     let publish = json!({ "path": path, "bucket": "bucket", "destination": "published" });
     let original = |more: Value| {
         let mut body = json!({ "environment_id": "env", "path": path });
@@ -23,11 +39,19 @@ async fn every_operation(client: &Client, path: &str) -> Vec<(&'static str, Answ
     let published = client
         .send(published.header("Prefer", "wait=30").json(&publish))
         .await;
+    let post = async |what: &str, body: Value| {
+        let at = format!("/v1/environments/env/files/{what}");
+        client.post(&at, &body).await
+    };
+    let archive = client
+        .request(Method::PUT, "/v1/environments/env/files/archive")
+        .query(&[("path", path)])
+        .body(archive.clone());
+    client.put_file("env", "own", "own").await.expect(200);
     vec![
         ("list", client.list_files("env", &[("path", path)]).await),
         ("get", client.get_file("env", path).await),
         ("publish", published),
-        ("put", client.put_file("env", path, "new").await),
         (
             "original list",
             client
@@ -40,6 +64,7 @@ async fn every_operation(client: &Client, path: &str) -> Vec<(&'static str, Answ
                 .post("/download_from_environment", &original(json!({})))
                 .await,
         ),
+        ("put", client.put_file("env", path, "new").await),
         (
             "original put",
             client
@@ -48,6 +73,16 @@ async fn every_operation(client: &Client, path: &str) -> Vec<(&'static str, Answ
                     &original(json!({ "content": "new" })),
                 )
                 .await,
+        ),
+        ("mkdir", post("mkdir", json!({ "path": path })).await),
+        ("unpack", client.send(archive).await),
+        (
+            "move there",
+            post("move", json!({ "from": "own", "to": path })).await,
+        ),
+        (
+            "move away",
+            post("move", json!({ "from": path, "to": "moved" })).await,
         ),
         (
             "delete",
@@ -61,6 +96,28 @@ async fn every_operation(client: &Client, path: &str) -> Vec<(&'static str, Answ
 /// What the answers hold, as text, to be searched.
 fn texts(answers: &[(&'static str, Answer)]) -> String {
     answers.iter().map(|(_, answer)| answer.text()).collect()
+}
+
+/// An archive of one small file.
+async fn small_archive(client: &Client) -> Bytes {
+    client
+        .put_file("env", "packed/file", "new")
+        .await
+        .expect(200);
+    let at = "/v1/environments/env/files/archive?path=packed";
+    client.get(at).await.expect(200).body
+}
+
+/// What two files that no environment may change hold, as the environment and this machine see them.
+async fn untouchable(program: &Program, client: &Client) -> (String, Vec<Vec<u8>>) {
+    let inside = client.printed("env", "sha256sum /usr/bin/sh /etc/passwd");
+    let outside = ["/usr/bin/sh", "/etc/passwd"].map(|path| std::fs::read(path).expect("read"));
+    let outside = if program.is_on_cluster() {
+        Vec::new()
+    } else {
+        outside.to_vec()
+    };
+    (inside.await, outside)
 }
 
 #[tokio::test]
@@ -80,8 +137,21 @@ async fn no_path_leads_out_of_an_environment() {
         )
         .await;
 
+    let archive = small_archive(&client).await;
+    let before = untouchable(&program, &client).await;
     let up = "../".repeat(20);
-    let paths = [
+    let mut of_nobody = vec![
+        "/etc/shadow".to_owned(),
+        "/root/.ssh".to_owned(),
+        "/proc/1/environ".to_owned(),
+        "/proc/1/mem".to_owned(),
+        "/sys/kernel/uevent_helper".to_owned(),
+        "/usr/bin/sh".to_owned(),
+        "/etc/passwd".to_owned(),
+        "root/usr/bin/sh".to_owned(),
+        format!("{up}etc/passwd"),
+    ];
+    let mut paths = vec![
         host_path.to_owned(),
         format!("{up}{host_path}"),
         "link".to_owned(),
@@ -91,20 +161,19 @@ async fn no_path_leads_out_of_an_environment() {
         format!("/proc/self/root{host_path}"),
         format!("/proc/self/cwd/../..{host_path}"),
         "loop".to_owned(),
-        "/etc/shadow".to_owned(),
-        "/root/.ssh".to_owned(),
-        "/proc/1/environ".to_owned(),
-        "/proc/1/mem".to_owned(),
-        "/.em/state".to_owned(),
-        "/sys/kernel/uevent_helper".to_owned(),
-        "/usr/bin/sh".to_owned(),
-        "/etc/passwd".to_owned(),
         "..".to_owned(),
         "/".to_owned(),
         ".".to_owned(),
     ];
-    for path in paths {
-        for (operation, answer) in every_operation(&client, &path).await {
+    // On a cluster the runner is of the same user as the commands, who may harm their own environment with it.
+    let state = if program.is_on_cluster() {
+        &mut paths
+    } else {
+        &mut of_nobody
+    };
+    state.push("/.em/state".to_owned());
+    for path in of_nobody.iter().chain(&paths) {
+        for (operation, answer) in every_operation(&client, path, &archive).await {
             let status = answer.status;
             assert!(
                 status < 500 || status == 507,
@@ -115,16 +184,18 @@ async fn no_path_leads_out_of_an_environment() {
                 !answer.text().contains(&secret),
                 "{operation} {path} reads the host"
             );
+            assert!(
+                !(CHANGES.contains(&operation) && of_nobody.contains(path)) || status >= 400,
+                "{operation} {path}: {status} {}",
+                answer.text()
+            );
         }
     }
     assert_eq!(
         std::fs::read_to_string(&host_file).expect("still there"),
         secret
     );
-    assert!(
-        std::path::Path::new("/usr/bin/sh").exists()
-            && std::path::Path::new("/etc/passwd").exists()
-    );
+    assert!(untouchable(&program, &client).await == before);
     let alive = client.printed("env", "id -u; cd / && echo works").await;
     assert!(alive.ends_with("works\n"), "{alive}");
     assert!(!program.log().contains("panicked"));
@@ -189,6 +260,43 @@ async fn files_that_are_no_files_are_refused_and_hold_nobody_up() {
         .remove_file("env", &[("path", "folder")])
         .await
         .expect(200);
+}
+
+#[tokio::test]
+async fn what_is_no_file_holds_no_operation_up() {
+    let program = Program::start().await;
+    let client = program.client();
+    client.create("env").await;
+    let archive = small_archive(&client).await;
+    let make = "import os, socket; os.mkfifo('fifo'); socket.socket(socket.AF_UNIX).bind('socket')";
+    let make = json!({ "command": ["python3", "-c", make] });
+    for path in ["fifo", "socket", "/dev/zero", "/dev/null", "/dev/full"] {
+        client.remove_file("env", &[("path", "fifo")]).await;
+        client.remove_file("env", &[("path", "socket")]).await;
+        assert_eq!(client.exec("env", &make).await["state"], "succeeded");
+        let answers = tokio::time::timeout(2 * LONG, every_operation(&client, path, &archive));
+        let answers = answers
+            .await
+            .unwrap_or_else(|_| panic!("an operation on {path} hangs"));
+        for (operation, answer) in answers {
+            let (status, text) = (answer.status, answer.text());
+            match operation {
+                // The call is answered with its job.
+                "publish" => assert_eq!(answer.json()["state"], "failed", "{path}: {text}"),
+                // In the volume they are names like others, which their owner may replace, move and remove.
+                "move there" | "move away" | "delete" if !path.starts_with('/') => {
+                    assert!(matches!(status, 200 | 404), "{operation} {path}: {text}");
+                }
+                _ => assert!((400..500).contains(&status), "{operation} {path}: {text}"),
+            }
+        }
+    }
+    let devices =
+        "stat -c '%F %t:%T' /dev/zero /dev/null /dev/full; head -c 3 /dev/zero | od -An -tx1";
+    let special = "character special file 1:";
+    let expected = format!("{special}5\n{special}3\n{special}7\n 00 00 00\n");
+    assert_eq!(client.printed("env", devices).await, expected);
+    assert!(!program.log().contains("panicked"));
 }
 
 #[tokio::test]

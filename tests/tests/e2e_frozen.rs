@@ -4,12 +4,16 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 use tests::program::{Client, Detached, Program, id_of, is_stopped, wait_until};
 
+/// What a worker tells of a job that it may not start, or not end, any more.
+const LEFT: [&str; 2] = [
+    "left a job to whoever takes it over",
+    "the end of a job is another's to write",
+];
+
 /// A service that froze at the start of a job, and the job.
 struct Frozen {
     program: Program,
     old: Detached,
-    /// Speaks to the frozen process.
-    old_client: Client,
     job: String,
 }
 
@@ -37,12 +41,7 @@ impl Frozen {
             Some(job) => job,
             None => only_exec(&program.client()).await,
         };
-        Self {
-            program,
-            old,
-            old_client,
-            job,
-        }
+        Self { program, old, job }
     }
 
     /// Another worker takes over.
@@ -53,15 +52,19 @@ impl Frozen {
         self.program.restart().await;
     }
 
-    /// Wakes the old process and lets it do what it was about to: when it answers again, its worker runs again too.
+    /// Wakes the old process and waits until it has done what it was about to: it asks for the start, and is told that the
+    /// job is another's.
     async fn wake(&mut self) {
-        kill(self.old.pid(), Signal::SIGCONT).expect("it is a child");
-        let (client, old) = (&self.old_client, &mut self.old);
-        wait_until("the old process moves", async || {
-            old.has_ended() || client.is_ready().await
+        let (program, old, job) = (&self.program, &mut self.old, &self.job);
+        let before = program.log().len();
+        kill(old.pid(), Signal::SIGCONT).expect("it is a child");
+        wait_until("the old worker has lost the job", async || {
+            assert!(!old.has_ended(), "the old process died instead");
+            let log = program.log();
+            let mut lines = log[before..].lines();
+            lines.any(|line| line.contains(job) && LEFT.iter().any(|left| line.contains(left)))
         })
         .await;
-        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     }
 
     /// What the command left in the volume, one line for each time it ran.

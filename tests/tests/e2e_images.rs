@@ -55,8 +55,14 @@ impl Gate {
 }
 
 async fn started(image: &Layout, gate: &Gate) -> Program {
+    started_with(image, gate, &[]).await
+}
+
+async fn started_with(image: &Layout, gate: &Gate, more: &[(&str, &str)]) -> Program {
     let folder = image.folder().display().to_string();
-    Program::start_with(&[("EM_IMAGES__FOLDERS", &folder), ("PATH", &gate.path())]).await
+    let path = gate.path();
+    let variables = [("EM_IMAGES__FOLDERS", folder.as_str()), ("PATH", &path)];
+    Program::start_with(&[&variables[..], more].concat()).await
 }
 
 async fn create(client: &Client, id: &str, image: &str) -> String {
@@ -180,6 +186,37 @@ async fn a_delete_does_not_wait_for_a_pull() {
         leftovers(&program).is_empty() && processes_with(&gate.marker()).is_empty()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_that_wait_for_their_environment_hold_no_slot() {
+    let (image, gate) = (Tiny::new().made(), Gate::new());
+    let one = ("EM_WORKER__CONCURRENCY", "1");
+    let program = started_with(&image, &gate, &[one]).await;
+    let client = program.client();
+    gate.close();
+    create(&client, "env", &image.reference()).await;
+    told_of_the_pull(&client, "env").await;
+    let mut waiting = Vec::new();
+    for number in 0..5 {
+        let body = json!({"command": format!("echo {number}")});
+        waiting.push(client.submit("env", &body).await);
+    }
+    client.create("other").await;
+    assert_eq!(client.printed("other", "echo through").await, "through\n");
+    for job in &waiting {
+        let job = client.job(job).await;
+        assert_eq!(
+            (&job["state"], &job["attempts"]),
+            (&json!("queued"), &json!(0)),
+            "{job}"
+        );
+    }
+    gate.open();
+    for (number, job) in waiting.iter().enumerate() {
+        let job = client.ended(job).await;
+        assert_eq!(job["result"]["stdout"], format!("{number}\n"), "{job}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

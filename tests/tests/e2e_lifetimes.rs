@@ -1,8 +1,8 @@
-//! Environments that end by themselves: at the end of their lifetime, or when nobody uses them.
+//! Environments that end with what runs in them: at a stop, at the end of their lifetime, or when nobody uses them.
 
 use reqwest::Method;
 use serde_json::json;
-use tests::program::{Client, Program, wait_until};
+use tests::program::{Client, Program, id_of, processes_with, wait_until};
 
 async fn phase(client: &Client, environment: &str) -> String {
     let found = client
@@ -13,6 +13,44 @@ async fn phase(client: &Client, environment: &str) -> String {
         .as_str()
         .expect("text")
         .to_owned()
+}
+
+#[tokio::test]
+async fn a_stop_ends_what_runs_and_keeps_what_it_wrote() {
+    let program = Program::start().await;
+    let client = program.client();
+    client.create("env").await;
+    client.create("other").await;
+    // `sleep` adds its arguments up: the second one only marks the process.
+    let marker = format!("0.00{:020}", rand::random::<u64>());
+    let script =
+        format!("echo before | tee file; setsid sleep 4711 {marker} & sleep 4711 {marker}");
+    let job = client.submit("env", &json!({ "command": script })).await;
+    let beside = client
+        .submit("other", &json!({ "command": "sleep 4711" }))
+        .await;
+    client.until_state(&beside, "running").await;
+    wait_until("both processes run", async || {
+        processes_with(&format!("sleep\0{}\0{marker}", 4711)).len() == 2
+    })
+    .await;
+    let stop = client.post("/v1/environments/env/stop", &json!({})).await;
+    let stop = client.ended(id_of(&stop.expect(202).json())).await;
+    assert_eq!(stop["state"], "succeeded", "{stop}");
+    let ended = client.ended(&job).await;
+    assert_eq!(ended["state"], "cancelled", "{ended}");
+    assert_eq!(ended["error"]["code"], "environment_stopped", "{ended}");
+    assert_eq!(ended["result"]["exit_code"], json!(null), "{ended}");
+    let output = client.output(&job).await;
+    assert_eq!(output.stdout.bytes, b"before\n");
+    assert_eq!(processes_with(&marker), []);
+    assert_eq!(client.job(&beside).await["state"], "running");
+    let path = "/v1/environments/env/exec";
+    let refused = client.post(path, &json!({ "command": "true" })).await;
+    assert_eq!(refused.expect(409).json()["code"], "environment_stopped");
+    let start = client.post("/v1/environments/env/start", &json!({})).await;
+    client.ended(id_of(&start.expect(202).json())).await;
+    assert_eq!(client.printed("env", "cat file").await, "before\n");
 }
 
 #[tokio::test]

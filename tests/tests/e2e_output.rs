@@ -175,6 +175,9 @@ async fn a_line_of_100_mib_is_one_line() {
     let line = "import sys\nfor _ in range(100): sys.stdout.write('x' * (1 << 20))";
     let (_, output) = run(&client, line, &[]).await;
     assert_eq!(output.stdout.end, 100 * MIB);
+    assert!(!output.truncated && !output.incomplete);
+    assert!(output.stdout.gaps.is_empty(), "{:?}", output.stdout.gaps);
+    assert_eq!(output.stdout.bytes.len() as u64, 100 * MIB);
     assert!(output.stdout.bytes.iter().all(|byte| *byte == b'x'));
 }
 

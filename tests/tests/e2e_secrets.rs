@@ -136,19 +136,20 @@ async fn no_secret_is_in_any_log_error_view_or_file_for_others() {
         log.contains("\"level\":\"DEBUG\"") || log.contains("\"level\":\"TRACE\""),
         "the log tells all it can"
     );
-    let runner_logs: String = files_below(&program.folder().environments())
-        .iter()
-        .filter(|path| {
-            path.ends_with("runner.log")
-                || path.ends_with("config.json")
-                || path.ends_with("environment.json")
-        })
-        .map(|path| String::from_utf8_lossy(&fs::read(path).expect("read")).into_owned())
-        .collect();
+    let home = program.folder().lives().into_iter();
+    let home = home.map(|life| program.folder().environments().join(life));
+    let home = home.last().expect("a life");
+    let descriptions: String = ["runner.log", "bundle/config.json", "environment.json"]
+        .map(|name| fs::read_to_string(home.join(name)).expect("it is there"))
+        .concat();
+    assert!(
+        descriptions.contains("em-runner") && descriptions.contains("\"env\""),
+        "the descriptions tell something: {descriptions}"
+    );
     for secret in [&key, &of_environment, &of_command, &refused] {
         assert!(!log.contains(secret.as_str()), "{secret} is in the log");
         assert!(
-            !runner_logs.contains(secret.as_str()),
+            !descriptions.contains(secret.as_str()),
             "{secret} is in a log or description of the environment"
         );
         assert!(!String::from_utf8_lossy(&shown.stdout).contains(secret.as_str()));
@@ -189,7 +190,26 @@ async fn no_file_of_the_data_folder_is_for_others() {
         path.symlink_metadata().expect("there").permissions().mode() & 0o777
     };
     assert_eq!(mode(&root), 0o700, "nobody else enters the folder at all");
-    // What environments are made of is theirs to read; the folder around it is not.
+    // What environments are made of is theirs to read; the folders around it are not.
+    let home = root.join("environments").join(&program.folder().lives()[0]);
+    let state = home.join("runner");
+    for folder in [
+        &root.join("environments"),
+        &home,
+        &state,
+        &home.join("bundle"),
+    ] {
+        assert_eq!(mode(folder), 0o700, "{}", folder.display());
+    }
+    let kept = files_below(&state);
+    assert!(
+        kept.iter()
+            .any(|path| path.extension().is_some_and(|kind| kind == "out")),
+        "no output of a command is among {kept:?}"
+    );
+    for file in kept.iter().chain([&home.join("environment.json")]) {
+        assert_eq!(mode(file), 0o600, "{}", file.display());
+    }
     let for_environments = ["images", "bin", "environments"].map(|name| root.join(name));
     let own: Vec<_> = files_below(&root)
         .into_iter()

@@ -90,6 +90,23 @@ async fn root_inside_is_nobody_outside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_namespace_is_its_own() {
+    let bench = Bench::new();
+    let given = bench.given();
+    let lodgings = [given.environment().await, given.environment().await];
+    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
+        let namespace = |process: &str| {
+            fs::read_link(format!("/proc/{process}/ns/{kind}")).expect("a namespace")
+        };
+        let mut seen = BTreeSet::from([namespace("self")]);
+        for lodging in &lodgings {
+            let first = bench.pid(lodging.uid()).to_string();
+            assert!(seen.insert(namespace(&first)), "{kind} is shared");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn limits_are_those_of_the_spec_and_jobs_have_cgroups_of_their_own() {
     let bench = Bench::new();
     let given = bench.given();

@@ -215,7 +215,8 @@ fn status_of(code: &str) -> StatusCode {
         | "user_not_found"
         | "start_failed"
         | "image_not_found" => StatusCode::UNPROCESSABLE_ENTITY,
-        "no_space" => StatusCode::INSUFFICIENT_STORAGE,
+        "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
+        "no_space" | "no_space_for_image" => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
@@ -420,6 +421,8 @@ mod tests {
             ("range_not_satisfiable", 416),
             ("invalid_path", 422),
             ("no_space", 507),
+            ("too_large", 413),
+            ("no_space_for_image", 507),
             ("runner_misbehaved", 503),
         ] {
             assert_eq!(status_of(code).as_u16(), status, "{code}");

@@ -148,6 +148,11 @@ impl EnvironmentUid {
             10,
         ))
     }
+
+    /// A name for what is no life yet, from 16 random bytes.
+    pub fn from_random(bytes: [u8; 16]) -> Self {
+        Self(base32_of_hash(&[b"ready", &bytes], 10))
+    }
 }
 
 impl InstanceId {

@@ -27,6 +27,7 @@ pub mod orphan;
 pub mod output;
 pub mod ports;
 pub mod resources;
+pub mod room;
 pub mod secret;
 pub mod sqlite;
 pub mod staging;

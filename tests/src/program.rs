@@ -125,6 +125,14 @@ impl Program {
         assert_eq!(status.signal(), Some(Signal::SIGKILL as i32));
     }
 
+    /// Waits until the process was killed, at the place that its variables say.
+    pub async fn until_killed(&mut self) {
+        wait_until("it is killed", async || self.has_ended()).await;
+        let mut child = self.child.take().expect("it ran");
+        let status = child.wait().expect("it ended");
+        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{status}");
+    }
+
     /// Asks the process to end (SIGTERM) and waits for it.
     pub fn term(&mut self) -> ExitStatus {
         self.end(Signal::SIGTERM)

@@ -1,19 +1,9 @@
 //! A disk without room under the data folder: refused with 503 while it is full, healed by itself, nothing accepted lost.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::Path;
+use std::fs;
 
 use serde_json::{Value, json};
 use tests::program::{Client, DataFolder, Program, wait_until};
-
-/// Takes all the room that is left.
-fn fill(path: &Path) {
-    let mut file = File::create(path).expect("made");
-    for size in [1 << 20, 1 << 12, 1] {
-        while file.write_all(&vec![0; size]).is_ok() {}
-    }
-}
 
 /// Waits for the file `go`, starting no process, then writes a few lines and exits with 7.
 const HELD: &str = "
@@ -50,8 +40,7 @@ async fn what_was_accepted_before_a_full_disk_ends_well_after_it() {
     for job in &accepted {
         until_begun(&client, job).await;
     }
-    let ballast = program.folder().path().join("ballast");
-    fill(&ballast);
+    let ballast = program.folder().fill("");
     // What room is left inside the files of the store is soon used up.
     let large = json!({ "command": ["true", "x".repeat(60_000)] });
     let mut quick = Vec::new();
@@ -90,5 +79,41 @@ async fn what_was_accepted_before_a_full_disk_ends_well_after_it() {
         assert_eq!(ended["state"], "succeeded", "{ended}");
     }
     assert_eq!(client.printed("env", "echo well").await, "well\n");
+    assert!(!program.log().contains("panicked"));
+}
+
+/// The volumes lie on a disk of their own, and one environment takes all of it.
+#[tokio::test]
+async fn an_environment_that_fills_its_volume_is_told_and_the_service_answers() {
+    let folder = DataFolder::with_small_disk_at("environments", 64);
+    let program = Program::start_on(folder, &[]).await;
+    let client = program.client();
+    for environment in ["env", "other"] {
+        client.create(environment).await;
+    }
+    client.put_file("other", "kept", "kept").await.expect(200);
+    let job = client.sh("env", "cat /dev/zero >big").await;
+    assert_eq!(job["state"], "failed", "{job}");
+    assert_eq!(job["result"]["exit_code"], 1, "{job}");
+    let said = job["result"]["stderr"].as_str().expect("text");
+    assert!(said.contains("No space left on device"), "{said}");
+    let refused = client.put_file("env", "more", "x".repeat(1 << 20)).await;
+    assert_eq!(refused.expect(507).json()["code"], "no_space");
+    // Whoever shares the disk cannot write there either, but reads what it has, and the service takes and ends jobs.
+    let kept = client.get_file("other", "kept").await.expect(200);
+    assert_eq!(kept.body, "kept");
+    let full = client.sh("other", "cat kept").await;
+    assert_ne!(full["state"], "lost", "{full}");
+    client.get("/ready").await.expect(200);
+    client.list_files("env", &[]).await.expect(200);
+    client
+        .remove_file("env", &[("path", "big")])
+        .await
+        .expect(200);
+    for environment in ["env", "other"] {
+        assert_eq!(client.printed(environment, "echo well").await, "well\n");
+    }
+    let left = client.printed("env", "ls -A").await;
+    assert_eq!(left, "", "nothing of what was refused is there");
     assert!(!program.log().contains("panicked"));
 }

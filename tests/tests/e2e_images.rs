@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::images::{Layout, Registry, Tiny};
-use tests::program::{Client, Program, id_of, processes_with, wait_until};
+use tests::program::{Client, DataFolder, Program, id_of, processes_with, wait_until};
 
 /// Stands before `skopeo` in the PATH: notes each call, waits while the file `hold` is there, then is the real one.
 struct Gate {
@@ -217,6 +217,65 @@ async fn commands_that_wait_for_their_environment_hold_no_slot() {
         let job = client.ended(job).await;
         assert_eq!(job["result"]["stdout"], format!("{number}\n"), "{job}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn creates_that_wait_for_a_pull_hold_up_nobody() {
+    let (image, gate) = (Tiny::new().made(), Gate::new());
+    let program = started(&image, &gate).await;
+    let client = program.client();
+    gate.close();
+    // More than a worker begins at a time.
+    let mut slow = Vec::new();
+    for number in 0..40 {
+        slow.push(create(&client, &format!("slow-{number}"), &image.reference()).await);
+    }
+    told_of_the_pull(&client, "slow-39").await;
+    client.create("env").await;
+    assert_eq!(client.printed("env", "echo well").await, "well\n");
+    for what in ["stop", "start"] {
+        let path = format!("/v1/environments/env/{what}");
+        let job = client.post(&path, &json!({})).await.expect(202).json();
+        assert_eq!(client.ended(id_of(&job)).await["state"], "succeeded");
+    }
+    for environment in ["env", "slow-7"] {
+        let path = format!("/v1/environments/{environment}");
+        let job = client.delete(&path).await.expect(202).json();
+        assert_eq!(client.ended(id_of(&job)).await["state"], "succeeded");
+    }
+    assert_eq!(client.ended(&slow.remove(7)).await["state"], "cancelled");
+    assert_eq!(status(&client, "slow-0").await["reason"], "pulling");
+    gate.open();
+    for job in slow {
+        let job = client.ended(&job).await;
+        assert_eq!(job["state"], "succeeded", "{job}");
+    }
+    assert_eq!(gate.calls(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_room_is_not_the_fault_of_an_image() {
+    let (image, gate) = (Tiny::new().made(), Gate::new());
+    let disk = DataFolder::with_small_disk_at("images", 100);
+    let folders = image.folder().display().to_string();
+    let variables = [("EM_IMAGES__FOLDERS", &*folders), ("PATH", &gate.path())];
+    let program = Program::start_on(disk, &variables).await;
+    let client = program.client();
+    gate.close();
+    let job = create(&client, "env", &image.reference()).await;
+    told_of_the_pull(&client, "env").await;
+    let ballast = program.folder().fill("images");
+    let job = client.ended(&job).await;
+    assert_eq!(job["state"], "failed", "{job}");
+    assert_eq!(job["error"]["code"], "no_space_for_image", "{job}");
+    let failed = status(&client, "env").await;
+    assert_eq!(failed["reason"], "no_space_for_image", "{failed}");
+    assert_eq!(leftovers(&program), [""; 0].map(PathBuf::from));
+    fs::remove_file(ballast).expect("removed");
+    gate.open();
+    let job = create(&client, "other", &image.reference()).await;
+    let job = client.ended(&job).await;
+    assert_eq!(job["state"], "succeeded", "{job}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,8 @@ mod network;
 mod outside;
 #[path = "runtime_oci/trouble.rs"]
 mod trouble;
+#[path = "runtime_oci/warm.rs"]
+mod warm;
 
 use shared::ports::Runtime as _;
 use tests::conformance::runtime;

@@ -8,6 +8,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -41,8 +42,13 @@ impl Task {
         Fence(self.job.fence.0.saturating_add(1))
     }
 
-    /// Waits for others without a slot, so that what waits keeps nothing from being done; then takes one again.
+    /// Waits for others without a slot, so that what waits keeps nothing from being done; then takes one again. Where
+    /// there is nothing to wait for the slot is kept.
     pub(crate) async fn waiting<F: Future>(&self, others: F) -> F::Output {
+        let mut others = std::pin::pin!(others);
+        if let Poll::Ready(done) = futures::poll!(&mut others) {
+            return done;
+        }
         let freed = self.slot().take().is_some();
         let done = others.await;
         if freed {

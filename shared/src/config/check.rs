@@ -19,7 +19,6 @@ pub(super) fn faults(loaded: &Loaded) -> Vec<Fault> {
     check.texts();
     check.image_of_the_cluster();
     check.cluster_and_its_authority();
-    check.held_ready();
     check.faults
 }
 
@@ -138,15 +137,6 @@ impl Check<'_> {
         }
     }
 
-    fn held_ready(&mut self) {
-        let settings = &self.loaded.settings;
-        if settings.runtime.kind != RuntimeKind::Kubernetes && !settings.worker.warm.0.is_empty() {
-            let message =
-                "only pods are held ready: set runtime.kind to kubernetes, or leave it empty";
-            self.fault("worker.warm", message.to_owned());
-        }
-    }
-
     fn texts(&mut self) {
         let settings = &self.loaded.settings;
         for (key, empty) in [
@@ -219,7 +209,7 @@ mod tests {
             ("EM_RUNTIME__START_SECONDS", "0", "runtime.start_seconds"),
             ("GKE_CLUSTER_ENDPOINT", "10.0.0.1", "runtime.cluster_ca"),
             ("EM_WORKER__WARM", "debian", "worker.warm"),
-            ("EM_WORKER__WARM", "debian=1", "worker.warm"),
+            ("EM_WORKER__WARM", "debian=1,debian=2", "worker.warm"),
             ("EM_RUNTIME__NODE_SELECTOR", "ssd", "runtime.node_selector"),
             ("EM_RUNTIME__TOLERATIONS", "a:Never", "runtime.tolerations"),
             ("EM_LIMITS__OUTPUT_BYTES", "1", "limits.output_bytes"),

@@ -1,5 +1,6 @@
 //! What is held ready, as one can write it in a variable.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -25,7 +26,7 @@ pub struct WarmImage {
 /// A text that is no list of images.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no image with a count: write image=count, the count 1 to {MOST}, more of them with commas between"
+    "{0:?} is no image with a count: write image=count, the count 1 to {MOST}, more of them with commas between, no image twice"
 )]
 pub struct InvalidWarmImages(String);
 
@@ -45,7 +46,12 @@ impl FromStr for WarmImages {
             });
             parsed.ok_or_else(|| InvalidWarmImages(item.to_owned()))
         });
-        images.collect::<Result<_, _>>().map(Self)
+        let images = images.collect::<Result<Vec<WarmImage>, _>>()?;
+        let mut seen = BTreeSet::new();
+        match images.iter().find(|warm| !seen.insert(&warm.image)) {
+            Some(twice) => Err(InvalidWarmImages(twice.image.clone())),
+            None => Ok(Self(images)),
+        }
     }
 }
 
@@ -91,7 +97,14 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        for text in ["debian", "=1", "debian=0", "debian=1001", "debian=many"] {
+        for text in [
+            "debian",
+            "=1",
+            "debian=0",
+            "debian=1001",
+            "debian=many",
+            "debian=1,debian=2",
+        ] {
             assert!(text.parse::<WarmImages>().is_err(), "{text}");
         }
     }

@@ -109,7 +109,7 @@ pub trait RunnerIo: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> RunnerIo for T {}
 
 /// What a runtime cannot do, in the caller's words.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum RuntimeError {
     /// The image cannot be had.
     #[error("image {image} cannot be had: {why}")]

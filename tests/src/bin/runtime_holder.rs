@@ -1,7 +1,8 @@
 //! A worker that does nothing but hold one environment, to be killed by a test.
 //!
 //! `runtime_holder FOLDER INSTANCE UID create` creates it, says `created`, and waits. With `cycle` it says `ready`, then
-//! creates, stops, starts and deletes it for ever, and says `round` after each time.
+//! creates, stops, starts and deletes it for ever, and says `round` after each time. With `keep` it holds two of the same
+//! ready and says `kept`, with `drop` none; with `warm-cycle` it does all of that for ever.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use shared::clock::SystemClock;
 use shared::environment::{Egress, EnvironmentSpec};
 use shared::ids::{EnvironmentId, EnvironmentUid, Generation, InstanceId, TenantId};
-use shared::ports::{Placement, Runtime, RuntimeError};
+use shared::ports::{Placement, Runtime, RuntimeError, Warm};
 use shared::resources::{ByteSize, Cpu, Resources};
 use shared::secret::EnvVars;
 use worker::runtime::oci::{OciRuntime, OciSettings};
@@ -20,12 +21,38 @@ use worker::runtime::oci::{OciRuntime, OciSettings};
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, instance, uid, what] = arguments.as_slice() else {
-        return Err("FOLDER INSTANCE UID create|cycle".into());
+        return Err("FOLDER INSTANCE UID create|cycle|keep|drop|warm-cycle".into());
     };
     let settings = OciSettings::new(folder);
     let instance = InstanceId::new(instance.as_str())?;
     let runtime = OciRuntime::open(&settings, instance, Arc::new(SystemClock))?;
     let placement = placement(EnvironmentUid::new(uid.as_str())?)?;
+    let warm = |count| {
+        let spec = placement.spec.clone();
+        [Warm { spec, count }]
+    };
+    match what.as_str() {
+        "keep" => {
+            runtime.keep_warm(&warm(2)).await?;
+            println!("kept");
+            return std::future::pending().await;
+        }
+        "drop" => {
+            runtime.keep_warm(&[]).await?;
+            println!("kept");
+            return std::future::pending().await;
+        }
+        "warm-cycle" => {
+            println!("ready");
+            loop {
+                runtime.keep_warm(&warm(2)).await?;
+                runtime.create(&placement).await?;
+                runtime.keep_warm(&warm(1)).await?;
+                runtime.delete(&placement.uid).await?;
+            }
+        }
+        _ => {}
+    }
     if what == "create" {
         runtime.create(&placement).await?;
         println!("created");

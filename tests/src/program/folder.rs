@@ -1,11 +1,13 @@
 //! A data folder, and everything on this machine that belongs to it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use tempfile::TempDir;
@@ -54,14 +56,30 @@ impl DataFolder {
 
     /// A new one on a file system of its own, which has room for so many mebibytes.
     pub fn on_small_disk(mebibytes: u32) -> Self {
+        Self::with_small_disk_at("", mebibytes)
+    }
+
+    /// A new one of which one folder is on a file system of its own, which has room for so many mebibytes.
+    pub fn with_small_disk_at(part: &str, mebibytes: u32) -> Self {
         let mut folder = Self::below("");
-        fs::create_dir(&folder.path).expect("made");
+        let at = folder.path.join(part);
+        fs::create_dir_all(&at).expect("made");
         let (none, size) = (None::<&str>, format!("size={mebibytes}m"));
         let flags = nix::mount::MsFlags::empty();
-        nix::mount::mount(none, &folder.path, Some("tmpfs"), flags, Some(&*size))
+        nix::mount::mount(none, &at, Some("tmpfs"), flags, Some(&*size))
             .expect("mounting needs root");
-        folder.disk = Some(SmallDisk(folder.path.clone()));
+        folder.disk = Some(SmallDisk(at));
         folder
+    }
+
+    /// Takes all the room that is left on the disk of one of its folders; answers the file that takes it.
+    pub fn fill(&self, part: &str) -> PathBuf {
+        let path = self.path.join(part).join("ballast");
+        let mut file = File::create(&path).expect("made");
+        for size in [1 << 20, 1 << 12, 1] {
+            while file.write_all(&vec![0; size]).is_ok() {}
+        }
+        path
     }
 
     fn below(middle: &str) -> Self {
@@ -120,6 +138,26 @@ impl DataFolder {
             .collect()
     }
 
+    /// The names of the environments that are held ready and that nobody is busy with.
+    pub fn ready(&self) -> Vec<String> {
+        let names = self.ready_folders().into_iter();
+        let names = names.filter_map(|folder| Some(folder.rsplit('-').next()?.to_owned()));
+        names.filter(|name| !self.is_locked(name)).collect()
+    }
+
+    fn is_locked(&self, name: &str) -> bool {
+        let lock = File::open(self.environments().join(".locks").join(name));
+        lock.is_ok_and(|lock| Flock::lock(lock, FlockArg::LockSharedNonblock).is_err())
+    }
+
+    fn ready_folders(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.environments()).into_iter().flatten();
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name.starts_with(".ready-"))
+            .collect()
+    }
+
     /// Everything of its environments that is there: folders, container states, id ranges, cgroups, mounts,
     /// processes.
     pub fn traces(&self) -> Vec<String> {
@@ -136,6 +174,7 @@ impl DataFolder {
                 .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
                 .filter(|name| name.starts_with(".making-") || name.starts_with(".deleting-")),
         );
+        traces.extend(self.ready_folders());
         traces.extend(self.cgroups().iter().map(|path| path.display().to_string()));
         traces.extend(self.mounts().iter().map(|path| path.display().to_string()));
         traces.extend(self.processes().iter().map(|pid| format!("process {pid}")));
@@ -211,7 +250,7 @@ impl DataFolder {
     }
 
     fn remove_all(&self) {
-        for uid in self.lives() {
+        for uid in self.lives().into_iter().chain(self.ready_folders()) {
             let home = self.environments().join(&uid);
             let pid = fs::read_to_string(home.join("bundle/pid")).unwrap_or_default();
             if let Ok(pid) = pid.trim().parse::<i32>()

@@ -85,8 +85,13 @@ impl Bench {
     }
 
     fn open_as(&self, instance: &InstanceId) -> OciRuntime {
+        self.open_on(self.binary, instance)
+    }
+
+    /// The adapter with another OCI runtime.
+    pub(crate) fn open_on(&self, binary: &str, instance: &InstanceId) -> OciRuntime {
         let settings = OciSettings {
-            binary: self.binary.into(),
+            binary: binary.into(),
             images: self.images.clone(),
             network: self.network.clone(),
             ..OciSettings::new(self.folder())
@@ -159,6 +164,7 @@ impl Drop for Bench {
             let executor = tokio::runtime::Runtime::new().expect("an executor");
             executor.block_on(async {
                 for runtime in runtimes {
+                    runtime.keep_warm(&[]).await.expect("nothing is held ready");
                     for holding in runtime.list().await.expect("a list") {
                         runtime.delete(&holding.uid).await.expect("deleted");
                     }

@@ -1,25 +1,46 @@
 //! Workers that are killed, and those that come after them.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use shared::ports::Sight;
+use shared::resources::{ByteSize, Cpu, Resources};
 use tests::conformance::runtime::given::Lodging;
 use tests::program::beside;
 
 use crate::bench::Bench;
 
-/// Another process that does something to an environment again and again.
-struct Holder {
+/// The limits of what a holder holds.
+pub(crate) const HELD: Resources = Resources {
+    cpu: Cpu { millis: 1000 },
+    memory: ByteSize(256 << 20),
+    storage: ByteSize(1 << 30),
+    pids: 128,
+};
+
+/// Another process that does something to an environment, once or again and again.
+pub(crate) struct Holder {
     child: Child,
     stdout: BufReader<ChildStdout>,
 }
 
 impl Holder {
-    fn spawn(bench: &Bench, lodging: &Lodging, what: &str) -> Self {
+    pub(crate) fn spawn(bench: &Bench, lodging: &Lodging, what: &str) -> Self {
+        Self::spawn_with(bench, lodging, what, &[])
+    }
+
+    /// One with these variables.
+    pub(crate) fn spawn_with(
+        bench: &Bench,
+        lodging: &Lodging,
+        what: &str,
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut child = Command::new(beside("runtime_holder"))
+            .envs(variables.iter().copied())
             .arg(bench.folder())
             .arg(bench.instance.as_str())
             .arg(lodging.uid().as_str())
@@ -32,14 +53,20 @@ impl Holder {
     }
 
     /// Waits for the next line that it says.
-    fn says(&mut self) -> String {
+    pub(crate) fn says(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("readable");
         line.trim().to_owned()
     }
 
+    /// Waits until it was killed at the place that its variables say.
+    pub(crate) fn killed(mut self) {
+        let status = self.child.wait().expect("gone");
+        assert_eq!(status.signal(), Some(9), "{status}");
+    }
+
     /// Kills it; returns when nobody holds its standard output any more.
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("gone");
         let mut rest = String::new();

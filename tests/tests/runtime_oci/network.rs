@@ -5,6 +5,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shared::environment::Egress;
+use shared::ports::Warm;
 use tests::conformance::runtime::Given;
 use tests::conformance::runtime::given::{Lodging, until};
 use tests::outside::{
@@ -131,6 +132,65 @@ fn the_helper_lives_and_dies_with_its_environment() {
         other.start().await;
         assert_eq!(helpers(&bench, &other).len(), 1);
         assert_eq!(reached(&other, &["1.1.1.1"]).await, ["1.1.1.1"]);
+        given.clear().await;
+        bench.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_helper_that_ended_is_started_anew() {
+    on_a_machine_of_its_own(async |_| {
+        let bench = Bench::new();
+        let given = bench.given();
+        let (one, other) = (lodging(&given).await, lodging(&given).await);
+        let tidy = async || given.bed.runtime.tidy().await.expect("tidied");
+        let (before, of_other) = (helpers(&bench, &one), helpers(&bench, &other));
+        for pid in &before {
+            let pid = Pid::from_raw(i32::try_from(*pid).expect("a pid"));
+            kill(pid, Signal::SIGKILL).expect("killed");
+        }
+        until(async || helpers(&bench, &one).is_empty()).await;
+        assert_eq!(reached(&one, &["1.1.1.1"]).await, [""; 0]);
+        tidy().await;
+        let after = helpers(&bench, &one);
+        assert!(after.len() == 1 && after != before, "{after:?}");
+        until(async || reached(&one, &["1.1.1.1"]).await == ["1.1.1.1"]).await;
+        assert_eq!(reached(&one, &BLOCKED).await, [""; 0], "its rules hold");
+        tidy().await;
+        assert_eq!(helpers(&bench, &one), after, "one that lives is let be");
+        assert_eq!(helpers(&bench, &other), of_other);
+        // The new one too ends with its environment.
+        kill(Pid::from_raw(bench.pid(one.uid())), Signal::SIGKILL).expect("killed");
+        until(async || helpers(&bench, &one).is_empty()).await;
+        given.clear().await;
+        bench.assert_nothing_left();
+    });
+}
+
+#[test]
+fn one_that_is_held_ready_has_its_network_too() {
+    on_a_machine_of_its_own(async |_| {
+        let bench = Bench::new();
+        let given = bench.given();
+        let mut life = given.life();
+        life.placement.spec.egress = Egress::Internet;
+        let wanted = |count| {
+            let spec = life.placement.spec.clone();
+            [Warm { spec, count }]
+        };
+        let keep = async |count| life.runtime.keep_warm(&wanted(count)).await.expect("kept");
+        keep(1).await;
+        let without = given.life();
+        let cold = without.try_create().await.expect("created").container;
+        assert_eq!(cold, format!("em-{}", without.uid()));
+        let warm = life.try_create().await.expect("created").container;
+        assert_ne!(warm, format!("em-{}", life.uid()));
+        until(async || reached(&life, &["1.1.1.1"]).await == ["1.1.1.1"]).await;
+        assert_eq!(reached(&life, &BLOCKED).await, [""; 0]);
+        life.stop().await;
+        life.start().await;
+        until(async || reached(&life, &["1.1.1.1"]).await == ["1.1.1.1"]).await;
+        keep(0).await;
         given.clear().await;
         bench.assert_nothing_left();
     });

@@ -75,7 +75,7 @@ async fn start(task: &Task, how: How) -> Result<Result<Started, RuntimeError>, C
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         let fetched = tokio::select! {
-            fetched = fetch(task, &placement) => fetched,
+            fetched = task.waiting(fetch(task, &placement)) => fetched,
             request = task.cancelled() => return Err(request),
         };
         // Not interrupted by a cancel: what follows it, a delete, must not meet a container that is still being made.

@@ -7,20 +7,20 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use shared::environment::Egress;
+use shared::environment::{Egress, EnvironmentSpec};
 use shared::ids::EnvironmentUid;
-use shared::ports::{Placement, RuntimeError, Started};
+use shared::ports::{RuntimeError, Started};
 
 use super::cgroup::Delegated;
 use super::fault::unavailable;
 use super::host::Host;
 use super::launch::{Connection, Launch, launch};
-use super::layout::{Home, Layout};
+use super::layout::Home;
+use super::life::Life;
 use super::limits::Limits;
 use super::lock::Lock;
-use super::network::{self, Helper, NAME_SERVER, Network};
+use super::network::{self, Helper, Hold, NAME_SERVER, Network};
 use super::process::FirstProcess;
-use super::record::Record;
 use super::remove::remove_tree;
 use super::spec::{Container, LISTEN_FD};
 use super::stage::STAGE;
@@ -35,32 +35,36 @@ impl Host {
     /// Starts the container, unless it is alive and was not asked to end by a stop that did not come to its own end.
     pub(super) fn run(
         &self,
-        placement: &Placement,
-        record: &Record,
+        life: &Life,
+        spec: &EnvironmentSpec,
         lock: &Lock,
     ) -> Result<Started, RuntimeError> {
         let started = Started {
             place: None,
-            container: Layout::container(&placement.uid),
+            container: life.record.container(),
             restarts: 0,
             limits_not_enforced: self.not_enforced(),
         };
-        let ending = self.layout.home(&placement.uid).ending().exists();
-        if !ending && self.first(&placement.uid)?.is_some() {
-            self.enforce_limits(placement)?;
+        if self.is_up(life)? {
+            self.enforce_limits(life, spec)?;
             return Ok(started);
         }
-        self.clear(&placement.uid)?;
+        self.clear(life)?;
         let prepared = self
-            .prepare(placement, record, lock)
+            .prepare(life, spec, lock)
             .map_err(unavailable("the container cannot be prepared"))?;
         let launched =
-            launch(&self.program, prepared).and_then(|()| self.enforce_limits(placement));
+            launch(&self.program, prepared).and_then(|()| self.enforce_limits(life, spec));
         if let Err(error) = launched {
-            self.clear(&placement.uid)?;
+            self.clear(life)?;
             return Err(error);
         }
         Ok(started)
+    }
+
+    /// Whether PID 1 is alive and nobody has asked it to end.
+    pub(super) fn is_up(&self, life: &Life) -> Result<bool, RuntimeError> {
+        Ok(!life.home.ending().exists() && self.first(life)?.is_some())
     }
 
     /// What of a spec nothing holds an environment to. Without cgroups its processes are still counted, by an rlimit.
@@ -74,36 +78,41 @@ impl Host {
     }
 
     /// Sets the limits that could not be set before PID 1 was there.
-    fn enforce_limits(&self, placement: &Placement) -> Result<(), RuntimeError> {
-        let limits = Limits::of_commands(&placement.spec.resources);
+    fn enforce_limits(&self, life: &Life, spec: &EnvironmentSpec) -> Result<(), RuntimeError> {
+        let limits = Limits::of_commands(&spec.resources);
         self.cgroups
-            .enforce(&self.layout.cgroup(&placement.uid), limits)
+            .enforce(&life.record.cgroup(), limits)
             .map_err(unavailable("the limits cannot be set"))
     }
 
     /// Makes all that the OCI runtime needs to start the container.
-    fn prepare(&self, placement: &Placement, record: &Record, lock: &Lock) -> io::Result<Launch> {
-        let home = self.layout.home(&placement.uid);
-        let cgroup = self.layout.cgroup(&placement.uid);
-        let limits = Limits::of_commands(&placement.spec.resources);
+    fn prepare(&self, life: &Life, spec: &EnvironmentSpec, lock: &Lock) -> io::Result<Launch> {
+        let Life { home, record } = life;
+        let cgroup = record.cgroup();
+        let limits = Limits::of_commands(&spec.resources);
         let delegated = self
             .cgroups
             .delegate(&cgroup, record.first_host_id, limits)?;
         let mut inherited = vec![socket::listen(home.folder())?];
         let cgroup_flags = inherit(delegated, &mut inherited);
-        let network = self.connection(placement, &home)?;
-        // PID 1 needs no number for it: it only has to hold it.
-        let network = network.map(|(connection, held)| {
-            inherited.push(held);
-            connection
-        });
-        let mut ground = self.ground(&home, record)?;
+        let network = self.connection(life, spec.egress)?;
+        let network = match network {
+            Some((connection, held)) => {
+                // PID 1 needs no number for it, but whoever looks for it there does: it only has to hold it.
+                let number = (LISTEN_FD..).nth(inherited.len()).unwrap_or(LISTEN_FD);
+                Hold::of(&held, number)?.write(&home.network_hold())?;
+                inherited.push(held);
+                Some(connection)
+            }
+            None => None,
+        };
+        let mut ground = self.ground(home, record)?;
         if network.is_some() {
-            ground.binds.push(name_server(&home)?);
+            ground.binds.push(name_server(home)?);
         }
         let config = Container {
             record,
-            resources: &placement.spec.resources,
+            resources: &spec.resources,
             limits: limits.with_allowance(),
             ground: &ground,
             root: STAGE.as_ref(),
@@ -118,7 +127,7 @@ impl Host {
         fs::write(home.bundle().join("config.json"), config)?;
         fs::write(home.boot(), boot()?)?;
         Ok(Launch {
-            container: Layout::container(&placement.uid),
+            container: record.container(),
             bundle: home.bundle(),
             pid_file: home.pid_file(),
             log: home.log(),
@@ -130,29 +139,25 @@ impl Host {
     }
 
     /// The network that was asked for, and what PID 1 must hold of it.
-    fn connection(
-        &self,
-        placement: &Placement,
-        home: &Home,
-    ) -> io::Result<Option<(Connection, OwnedFd)>> {
-        if placement.spec.egress != Egress::Internet {
+    fn connection(&self, life: &Life, egress: Egress) -> io::Result<Option<(Connection, OwnedFd)>> {
+        if egress != Egress::Internet {
             return Ok(None);
         }
-        let network = Network::make(&self.network, &home.known_addresses())?;
+        let network = Network::make(&self.network, &life.home.known_addresses())?;
         let (helper, held) = Helper::new()?;
         let connection = Connection {
             network,
             helper,
-            log: home.bundle().join("network.log"),
-            cgroup: self.layout.network_cgroup(&placement.uid),
+            log: life.home.network_log(),
+            cgroup: life.record.network_cgroup(),
             cgroups: self.cgroups.clone(),
         };
         Ok(Some((connection, held)))
     }
 
     /// Kills PID 1, and returns when it is gone with all its processes.
-    pub(super) fn end(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-        let Some(first) = self.first(uid)? else {
+    pub(super) fn end(&self, life: &Life) -> Result<(), RuntimeError> {
+        let Some(first) = self.first(life)? else {
             return Ok(());
         };
         let ended = first
@@ -168,40 +173,76 @@ impl Host {
         }
     }
 
-    /// Tells the networks of running environments the machine's addresses of now. One that cannot be told is tried at
-    /// the next round.
+    /// Tells the networks of running environments the machine's addresses of now, and starts helpers anew that have
+    /// ended. What cannot be done is tried at the next round.
     pub(super) fn refresh_networks(&self) -> Result<(), RuntimeError> {
-        for holding in self.list()?.iter().filter(|holding| holding.alive) {
-            let known = self.layout.home(&holding.uid).known_addresses();
-            let refreshed = match self.first(&holding.uid)? {
-                Some(first) if known.exists() => first.network().and_then(|namespace| {
-                    namespace.map_or(Ok(()), |namespace| network::refresh(namespace, &known))
-                }),
-                _ => continue,
-            };
-            if let Err(error) = refreshed {
-                tracing::warn!(uid = %holding.uid, %error, "a network does not know the machine's addresses");
+        for life in self.all()? {
+            if !life.home.known_addresses().exists() {
+                continue;
             }
+            if let Some(first) = self.first(&life)?
+                && let Err(error) = self.refresh_network(&life, &first)
+            {
+                tracing::warn!(uid = %life.record.uid, %error, "a network cannot be looked after");
+            }
+        }
+        Ok(())
+    }
+
+    fn refresh_network(&self, life: &Life, first: &FirstProcess) -> io::Result<()> {
+        let Some(namespace) = first.network()? else {
+            return Ok(());
+        };
+        network::refresh(namespace.try_clone()?, &life.home.known_addresses())?;
+        // Where somebody stops it or starts it anew nothing is revived beside him.
+        let uid = life.record.uid.as_str();
+        let Some(lock) = Lock::try_take(&self.layout.locks(), uid)? else {
+            return Ok(());
+        };
+        let revived = self.revive_helper(life, first, namespace);
+        if !life.home.folder().exists() {
+            lock.retire()?;
+        }
+        revived
+    }
+
+    fn revive_helper(
+        &self,
+        life: &Life,
+        first: &FirstProcess,
+        namespace: OwnedFd,
+    ) -> io::Result<()> {
+        let Some(hold) = Hold::read(&life.home.network_hold())? else {
+            return Ok(());
+        };
+        let Some(held) = first.descriptor(hold.number)? else {
+            return Ok(());
+        };
+        let (cgroups, cgroup) = (self.cgroups.clone(), life.record.network_cgroup());
+        let adopt = move |pid| cgroups.join(&cgroup, pid);
+        if network::revive(namespace, hold, &held, &life.home.network_log(), adopt)? {
+            tracing::warn!(uid = %life.record.uid, "the helper of a network had ended: it was started anew");
         }
         Ok(())
     }
 
     pub(super) fn clear_own(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
         match self.own(uid)? {
-            Some(_) => self.clear(uid),
+            Some(life) => self.clear(&life),
             None => Ok(()),
         }
     }
 
     /// Ends the container and removes all of it but the life's folder.
-    pub(super) fn clear(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-        self.end(uid)?;
-        let home = self.layout.home(uid);
+    pub(super) fn clear(&self, life: &Life) -> Result<(), RuntimeError> {
+        self.end(life)?;
+        let Life { home, record } = life;
         self.program
-            .delete(&Layout::container(uid))
-            .and_then(|()| self.cgroups.remove(&self.layout.cgroup(uid)))
-            .and_then(|()| self.cgroups.remove(&self.layout.network_cgroup(uid)))
+            .delete(&record.container())
+            .and_then(|()| self.cgroups.remove(&record.cgroup()))
+            .and_then(|()| self.cgroups.remove(&record.network_cgroup()))
             .and_then(|()| files::absent(fs::remove_file(home.known_addresses())))
+            .and_then(|()| files::absent(fs::remove_file(home.network_hold())))
             .and_then(|()| files::absent(fs::remove_file(home.pid_file())))
             .and_then(|()| files::absent(fs::remove_file(home.ending())))
             .and_then(|()| files::absent(fs::remove_file(home.boot())))

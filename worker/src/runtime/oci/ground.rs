@@ -9,6 +9,7 @@ use super::fault::unavailable;
 use super::host::Host;
 use super::image::Person;
 use super::layout::Home;
+use super::life::Life;
 use super::record::{LifeImage, Record};
 use super::tree::{Tree, make_layer};
 use super::{fetch, files};
@@ -36,26 +37,37 @@ pub(super) struct Ground {
 
 impl Host {
     /// Makes a new life on the image that was asked for, which must have been fetched.
-    pub(super) fn make_on_image(&self, placement: &Placement) -> Result<Record, RuntimeError> {
+    pub(super) fn make_on_image(&self, placement: &Placement) -> Result<Life, RuntimeError> {
         let image = &placement.spec.image;
+        self.with_image(image, |found| self.make(placement, found))?
+            .ok_or_else(|| {
+                RuntimeError::Unavailable(format!("the image {image} has not been fetched"))
+            })
+    }
+
+    /// Makes something that stands on an image, from whose folder on the image cannot go; nothing where there is no such
+    /// image here.
+    pub(super) fn with_image<T>(
+        &self,
+        image: &str,
+        make: impl FnOnce(Option<&LifeImage>) -> Result<T, RuntimeError>,
+    ) -> Result<Option<T>, RuntimeError> {
         if image == HOST_IMAGE {
-            return self.make(placement, None);
+            return make(None).map(Some);
         }
-        // From here to the life's folder, which names it, the image cannot go.
         let _held = self
             .images
             .hold()
             .map_err(unavailable("the images cannot be locked"))?;
         let found = self.images.find(image);
-        let found = found.map_err(|error| fetch::told(image, error))?;
-        let found = found.ok_or_else(|| {
-            RuntimeError::Unavailable(format!("the image {image} has not been fetched"))
-        })?;
-        let image = LifeImage {
+        let Some(found) = found.map_err(|error| fetch::told(image, error))? else {
+            return Ok(None);
+        };
+        let found = LifeImage {
             id: found.id,
             user: found.user,
         };
-        self.make(placement, Some(&image))
+        make(Some(&found)).map(Some)
     }
 
     /// What the life stands on, with a new layer of its own where it is an image.
@@ -66,7 +78,8 @@ impl Host {
         }
     }
 
-    fn bare(&self) -> io::Result<Ground> {
+    /// This machine's own programs.
+    pub(super) fn bare(&self) -> io::Result<Ground> {
         let skeleton = self.skeletons.get()?;
         let itself = |path: &PathBuf| (path.clone(), path.clone());
         Ok(Ground {

@@ -9,6 +9,8 @@
 //!  delete  stop, UID ──rename──▶ .deleting-… ──▶ nothing  continued while there is a .deleting-…
 //! ```
 //!
+//! A create first looks for what fits among the environments that are held ready: see warm.rs.
+//!
 //! A kill does not wait for the lock, since who holds it may be waiting for that very process.
 
 use std::fs;
@@ -30,7 +32,7 @@ use super::fault::unavailable;
 use super::files;
 use super::image::Images;
 use super::layout::{Home, Layout};
-use super::life::make_folders;
+use super::life::{Life, make_folders};
 use super::lock::Lock;
 use super::network;
 use super::process::{FirstProcess, Proof};
@@ -101,54 +103,58 @@ impl Host {
     pub(super) fn create(&self, placement: &Placement) -> Result<Started, RuntimeError> {
         refuse_what_cannot_be_had(&placement.spec, &self.program)?;
         self.locked(&placement.uid, |lock| {
-            let record = match self.own(&placement.uid)? {
-                Some(record) => record,
-                None => self.make_on_image(placement)?,
+            let life = match self.own(&placement.uid)? {
+                Some(life) => self.settle(life, placement)?,
+                None => match self.take(placement)? {
+                    Some(taken) => taken,
+                    None => self.make_on_image(placement)?,
+                },
             };
-            make_folders(&self.layout.home(&placement.uid), &record)
+            make_folders(&life.home, &life.record)
                 .map_err(unavailable("the volume cannot be made"))?;
-            self.run(placement, &record, lock)
+            self.run(&life, &placement.spec, lock)
         })
     }
 
     pub(super) fn start(&self, placement: &Placement) -> Result<Started, RuntimeError> {
         refuse_what_cannot_be_had(&placement.spec, &self.program)?;
         self.locked(&placement.uid, |lock| {
-            let record = self
+            let life = self
                 .own(&placement.uid)?
                 .ok_or(RuntimeError::VolumeMissing)?;
-            if !self.layout.home(&placement.uid).volume().is_dir() {
+            if !life.home.volume().is_dir() {
                 return Err(RuntimeError::VolumeMissing);
             }
-            self.run(placement, &record, lock)
+            let life = self.settle(life, placement)?;
+            self.run(&life, &placement.spec, lock)
         })
     }
 
     pub(super) fn stop(&self, uid: &EnvironmentUid, grace: Duration) -> Result<(), RuntimeError> {
         self.locked(uid, |_| {
-            if self.own(uid)?.is_none() {
+            let Some(life) = self.own(uid)? else {
                 return Ok(());
-            }
-            if let Some(first) = self.first(uid)? {
-                fs::write(self.layout.home(uid).ending(), "")
+            };
+            if let Some(first) = self.first(&life)? {
+                fs::write(life.home.ending(), "")
                     .and_then(|()| ask_to_end(&first, grace))
                     .map_err(unavailable("PID 1 cannot be stopped"))?;
             }
-            self.clear(uid)
+            self.clear(&life)
         })
     }
 
     pub(super) fn kill(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-        if self.own(uid)?.is_none() {
+        let Some(life) = self.own(uid)? else {
             return Ok(());
-        }
-        self.end(uid)?;
+        };
+        self.end(&life)?;
         self.locked(uid, |_| self.clear_own(uid))
     }
 
     pub(super) fn delete(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-        if self.own(uid)?.is_some() {
-            self.end(uid)?;
+        if let Some(life) = self.own(uid)? {
+            self.end(&life)?;
         }
         self.locked(uid, |_| {
             self.clear_own(uid)?;
@@ -158,14 +164,14 @@ impl Host {
     }
 
     pub(super) fn inspect(&self, uid: &EnvironmentUid) -> Result<Sight, RuntimeError> {
-        if self.own(uid)?.is_none() {
+        let Some(life) = self.own(uid)? else {
             return Ok(Sight::Absent);
-        }
-        if self.first(uid)?.is_some() {
+        };
+        if self.first(&life)?.is_some() {
             return Ok(Sight::Alive);
         }
         // A container that was ended on purpose has been forgotten; this one has not.
-        let home = self.layout.home(uid);
+        let Life { home, record } = life;
         let ended_by_itself = home.pid_file().exists() && !home.ending().exists();
         let reason = ended_by_itself.then(|| {
             if is_of_another_start(&home) {
@@ -173,7 +179,7 @@ impl Host {
                     "machine_restarted",
                     "the machine was started anew; the volume is there: start the environment again",
                 )
-            } else if self.cgroups.out_of_memory_kills(&self.layout.cgroup(uid)) > 0 {
+            } else if self.cgroups.out_of_memory_kills(&record.cgroup()) > 0 {
                 Reason::new("oom_killed", "the environment ran out of memory")
             } else {
                 Reason::new("exited", "the environment's PID 1 ended by itself")
@@ -182,20 +188,26 @@ impl Host {
         Ok(Sight::Stopped { reason })
     }
 
-    /// The record of a life of this instance.
-    pub(super) fn own(&self, uid: &EnvironmentUid) -> Result<Option<Record>, RuntimeError> {
-        let record = Record::read(&self.layout.home(uid))
-            .map_err(unavailable("the environment's record cannot be read"))?;
-        Ok(record.filter(|record| &record.instance == self.layout.instance()))
+    /// A life, if it is of this instance.
+    pub(super) fn own(&self, uid: &EnvironmentUid) -> Result<Option<Life>, RuntimeError> {
+        self.life_at(self.layout.home(uid))
+    }
+
+    /// What is in this folder, if it is whole and of this instance.
+    pub(super) fn life_at(&self, home: Home) -> Result<Option<Life>, RuntimeError> {
+        let record =
+            Record::read(&home).map_err(unavailable("the environment's record cannot be read"))?;
+        let own = record.filter(|record| &record.instance == self.layout.instance());
+        Ok(own.map(|record| Life { home, record }))
     }
 
     /// The life's PID 1, if it is alive.
-    pub(super) fn first(&self, uid: &EnvironmentUid) -> Result<Option<FirstProcess>, RuntimeError> {
-        let pid_file = self.layout.home(uid).pid_file();
+    pub(super) fn first(&self, life: &Life) -> Result<Option<FirstProcess>, RuntimeError> {
+        let pid_file = life.home.pid_file();
         let proof = if self.standing.is_namespace() {
-            Proof::Volume(self.layout.home(uid).volume())
+            Proof::Volume(life.home.volume())
         } else {
-            Proof::Cgroup(self.layout.cgroup(uid))
+            Proof::Cgroup(life.record.cgroup())
         };
         FirstProcess::find(&pid_file, &proof).map_err(unavailable("PID 1 cannot be looked at"))
     }

@@ -1,4 +1,5 @@
-//! Where everything of an environment lies, named from its uid alone.
+//! Where everything of an environment lies, named from its uid alone. (Only what was held ready before it was an
+//! environment has a container and a range of the name that it was born with: see record.rs.)
 //!
 //! ```text
 //! <data>/bin/em-runner-HASH            the runner, bind-mounted read-only into each environment
@@ -16,10 +17,12 @@
 //!     bundle/ending                    there once PID 1 was asked to end
 //!     bundle/boot                      which start of the machine PID 1 runs in
 //!     bundle/known-addresses           the machine's addresses as the rules of its network know them
+//!     bundle/network-hold              what of its network's helper PID 1 holds
 //!     runner.sock                      where PID 1 listens
 //!     runner.log                       what PID 1 and the OCI runtime said since the last start
 //!   .making-INSTANCE-UID/              a life that is being made: removed and begun anew
 //!   .deleting-INSTANCE-UID/            a life that is being deleted: never a life again
+//!   .ready-INSTANCE-SHAPE-NAME/        nobody's yet: as a life, see warm.rs
 //!   .locks/UID                         held while something is done to the life
 //!   .locks/image-KEY                   held while an image is fetched
 //!   .ranges/SLOT.UID.INSTANCE          which range of host uids is whose
@@ -34,6 +37,8 @@ use shared::ids::{EnvironmentUid, InstanceId};
 const MAKING: &str = ".making-";
 /// Beginning of the name of a life that is being deleted.
 const DELETING: &str = ".deleting-";
+/// Beginning of the name of what is held ready.
+const READY: &str = ".ready-";
 
 /// Name of the folder of locks.
 pub(super) const LOCKS: &str = ".locks";
@@ -52,6 +57,15 @@ pub(super) struct Home {
     folder: PathBuf,
 }
 
+/// What is held ready, by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ready {
+    /// All in which it may differ from others.
+    pub(super) shape: String,
+    /// What it is born with.
+    pub(super) name: EnvironmentUid,
+}
+
 /// What an entry of the folder of all environments is.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Entry {
@@ -59,6 +73,8 @@ pub(super) enum Entry {
     Life(EnvironmentUid),
     /// What is left of a life of this instance that was being made or deleted.
     Leftover(EnvironmentUid),
+    /// What this instance holds ready, whole or not.
+    Ready(Ready),
     /// Not a life, or none of this instance.
     Other,
 }
@@ -123,19 +139,14 @@ impl Layout {
             .join(format!("{DELETING}{}-{uid}", self.instance))
     }
 
-    /// The OCI runtime's name of the life's container.
-    pub(super) fn container(uid: &EnvironmentUid) -> String {
-        format!("em-{uid}")
-    }
-
-    /// The name of the cgroup of what carries the life's network.
-    pub(super) fn network_cgroup(&self, uid: &EnvironmentUid) -> String {
-        format!("{}-network", self.cgroup(uid))
-    }
-
-    /// The name of the life's cgroup, the same in every hierarchy.
-    pub(super) fn cgroup(&self, uid: &EnvironmentUid) -> String {
-        format!("environment-manager-{}-{uid}", self.instance)
+    /// Where something of a shape is held ready.
+    pub(super) fn ready(&self, ready: &Ready) -> Home {
+        let Ready { shape, name } = ready;
+        Home {
+            folder: self
+                .folder
+                .join(format!("{READY}{}-{shape}-{name}", self.instance)),
+        }
     }
 
     /// Reads the name of an entry of the folder of all environments.
@@ -143,12 +154,27 @@ impl Layout {
         if let Ok(uid) = EnvironmentUid::new(name) {
             return Entry::Life(uid);
         }
-        name.strip_prefix(DELETING)
-            .or_else(|| name.strip_prefix(MAKING))
-            .and_then(|rest| rest.strip_prefix(self.instance.as_str()))
-            .and_then(|rest| rest.strip_prefix('-'))
-            .and_then(|uid| EnvironmentUid::new(uid).ok())
-            .map_or(Entry::Other, Entry::Leftover)
+        let of = |begin| self.own_rest(name, begin);
+        let leftover = of(DELETING).or_else(|| of(MAKING));
+        let leftover = leftover.and_then(|uid| EnvironmentUid::new(uid).ok());
+        let ready = || {
+            let (shape, name) = of(READY)?.split_once('-')?;
+            Some(Ready {
+                shape: shape.to_owned(),
+                name: EnvironmentUid::new(name).ok()?,
+            })
+        };
+        leftover
+            .map(Entry::Leftover)
+            .or_else(|| ready().map(Entry::Ready))
+            .unwrap_or(Entry::Other)
+    }
+
+    /// What follows this beginning and the instance's name.
+    fn own_rest<'a>(&self, name: &'a str, begin: &str) -> Option<&'a str> {
+        name.strip_prefix(begin)?
+            .strip_prefix(self.instance.as_str())?
+            .strip_prefix('-')
     }
 }
 
@@ -181,6 +207,15 @@ impl Home {
     /// What the rules of its network know of the machine's addresses; there where it has one.
     pub(super) fn known_addresses(&self) -> PathBuf {
         self.bundle().join("known-addresses")
+    }
+
+    /// What of its network's helper PID 1 holds; there where it has one.
+    pub(super) fn network_hold(&self) -> PathBuf {
+        self.bundle().join("network-hold")
+    }
+
+    pub(super) fn network_log(&self) -> PathBuf {
+        self.bundle().join("network.log")
     }
 
     pub(super) fn pid_file(&self) -> PathBuf {
@@ -221,7 +256,19 @@ mod tests {
         for own in [".deleting-", ".making-"].map(|begin| format!("{begin}{instance}-{uid}")) {
             assert_eq!(layout.entry(&own), Entry::Leftover(uid.clone()), "{own}");
         }
+        let ready = Ready {
+            shape: "abc234".to_owned(),
+            name: uid.clone(),
+        };
+        let folder = layout.ready(&ready).folder().to_owned();
+        let name = folder.file_name().and_then(|name| name.to_str());
+        assert_eq!(
+            name.map(|name| layout.entry(name)),
+            Some(Entry::Ready(ready))
+        );
         for other in [
+            format!(".ready-{foreign}-abc234-{uid}"),
+            format!(".ready-{instance}-abc234"),
             format!(".deleting-{foreign}-{uid}"),
             format!(".making-{foreign}-{uid}"),
             ".locks".to_owned(),

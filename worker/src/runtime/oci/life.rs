@@ -12,8 +12,15 @@ use super::files;
 use super::host::Host;
 use super::image::Person;
 use super::layout::Home;
-use super::record::{LifeImage, Record};
+use super::record::{LifeImage, Owner, Record};
 use super::remove::remove_tree;
+
+/// A life, or what is held ready to become one: where it is, and whose.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) home: Home,
+    pub(super) record: Record,
+}
 
 impl Host {
     /// Makes the folder of a new life, which stands on the image: all of it or nothing.
@@ -21,7 +28,7 @@ impl Host {
         &self,
         placement: &Placement,
         image: Option<&LifeImage>,
-    ) -> Result<Record, RuntimeError> {
+    ) -> Result<Life, RuntimeError> {
         let (home, making) = (
             self.layout.home(&placement.uid),
             self.layout.making(&placement.uid),
@@ -34,37 +41,51 @@ impl Host {
         }
         let made = (|| {
             remove_tree(making.folder())?;
-            let record = Record {
-                instance: self.layout.instance().clone(),
-                tenant: placement.tenant.clone(),
-                environment: placement.environment.clone(),
-                uid: placement.uid.clone(),
-                first_host_id: match image {
-                    // In a namespace the ids of an image's files are the ids of its environments.
-                    Some(_) if self.standing.is_namespace() => self.standing.image_ids(),
-                    _ => self.ranges.take(&placement.uid)?,
-                },
-                created_at: self.clock.now(),
-            };
-            files::folder(making.folder(), 0o700)?;
-            if let Some(image) = image {
-                image.write(making.folder())?;
-            }
-            make_folders(&making, &record)?;
-            record.write(&making)?;
+            let owner = Some(Owner::of(placement));
+            let record = self.fill(&making, &placement.uid, owner, image)?;
             fs::rename(making.folder(), home.folder())?;
-            Ok(record)
+            Ok(Life { home, record })
         })();
         made.map_err(unavailable::<io::Error>(
             "the environment's folder cannot be made",
         ))
     }
 
+    /// Makes a folder with all that a life begins with. It is whole when it has a record.
+    pub(super) fn fill(
+        &self,
+        home: &Home,
+        uid: &EnvironmentUid,
+        owner: Option<Owner>,
+        image: Option<&LifeImage>,
+    ) -> io::Result<Record> {
+        let record = Record {
+            instance: self.layout.instance().clone(),
+            owner,
+            uid: uid.clone(),
+            born: None,
+            first_host_id: match image {
+                // In a namespace the ids of an image's files are the ids of its environments.
+                Some(_) if self.standing.is_namespace() => self.standing.image_ids(),
+                _ => self.ranges.take(uid)?,
+            },
+            created_at: self.clock.now(),
+        };
+        files::folder(home.folder(), 0o700)?;
+        if let Some(image) = image {
+            image.write(home.folder())?;
+        }
+        make_folders(home, &record)?;
+        record.write(home)?;
+        Ok(record)
+    }
+
     /// Removes the life's folder, or what earlier attempts have left of it, and gives its uids back.
     pub(super) fn discard(&self, uid: &EnvironmentUid) -> io::Result<()> {
         let deleting = self.layout.deleting(uid);
         remove_tree(&deleting)?;
-        if matches!(self.own(uid), Ok(Some(_))) {
+        if let Ok(Some(life)) = self.own(uid) {
+            self.let_go_of_name(&life.record, uid)?;
             fs::rename(self.layout.home(uid).folder(), &deleting)?;
         }
         remove_tree(&deleting)?;

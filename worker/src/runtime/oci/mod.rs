@@ -7,6 +7,7 @@
 //!         │  parent                           what this process may do here, and how an ordinary user comes to it
 //!         ├─ checks, trial                    what the machine must have
 //!         ├─ life, container                  the folder and the container of one life
+//!         ├─ warm                             lives that are held ready, and taken
 //!         ├─ layout, record, lock, ranges     what is where, whose it is, one at a time, which host uids
 //!         ├─ ground, skeleton, image          what an environment stands on: this machine's programs, or an image
 //!         ├─ tree, stage, idmap, userns       how that is mounted, and with whose ids
@@ -60,6 +61,7 @@ mod subordinate;
 mod tree;
 mod trial;
 mod userns;
+mod warm;
 
 use std::io;
 use std::sync::Arc;
@@ -72,9 +74,11 @@ use shared::environment::Egress;
 use shared::ids::{EnvironmentUid, InstanceId};
 use shared::ports::{
     Heard, Holding, Lane, Placement, RunnerIo, Runtime, RuntimeError, RuntimeOffer, Sight, Started,
+    Warm,
 };
 
 use fault::unavailable;
+use fetch::Fetches;
 use host::Host;
 
 pub use checks::{Check, Verdict, of_the_user, of_this_machine};
@@ -87,6 +91,7 @@ pub use trial::trial;
 /// Holds environments as containers of this machine.
 pub struct OciRuntime {
     host: Arc<Host>,
+    fetches: Fetches,
     warned: AtomicBool,
 }
 
@@ -105,6 +110,7 @@ impl OciRuntime {
         )))?;
         Ok(Self {
             host: Arc::new(host),
+            fetches: Fetches::default(),
             warned: AtomicBool::new(false),
         })
     }
@@ -135,7 +141,9 @@ impl Runtime for OciRuntime {
     }
 
     async fn fetch(&self, placement: &Placement, heard: &Heard) -> Result<(), RuntimeError> {
-        fetch::fetch(Arc::clone(&self.host), placement, heard).await
+        let Placement { uid, spec, .. } = placement;
+        let (host, image) = (&self.host, &spec.image);
+        self.fetches.fetch(host, Some(uid), image, heard).await
     }
 
     async fn tidy(&self) -> Result<(), RuntimeError> {
@@ -144,6 +152,7 @@ impl Runtime for OciRuntime {
             for gone in removed.map_err(unavailable("images cannot be removed"))? {
                 tracing::info!(image = %gone.id, bytes = gone.bytes, "removed an image that nothing used");
             }
+            host.remove_old_locks()?;
             host.refresh_networks()
         })
         .await
@@ -157,6 +166,15 @@ impl Runtime for OciRuntime {
     async fn start(&self, placement: &Placement) -> Result<Started, RuntimeError> {
         let placement = placement.clone();
         self.on_host(move |host| host.start(&placement)).await
+    }
+
+    async fn keep_warm(&self, wanted: &[Warm]) -> Result<(), RuntimeError> {
+        let wanted = wanted.to_vec();
+        let missing = self.on_host(move |host| host.keep_ready(&wanted)).await?;
+        for image in missing {
+            self.fetches.begin_ahead(&self.host, &image);
+        }
+        Ok(())
     }
 
     async fn stop(&self, uid: &EnvironmentUid, grace: Duration) -> Result<(), RuntimeError> {
@@ -191,8 +209,8 @@ impl Runtime for OciRuntime {
         let own = uid.clone();
         let folder = self
             .on_host(move |host| {
-                let record = host.own(&own)?.ok_or(RuntimeError::NotRunning)?;
-                Ok(host.layout.home(&record.uid).folder().to_owned())
+                let life = host.own(&own)?.ok_or(RuntimeError::NotRunning)?;
+                Ok(life.home.folder().to_owned())
             })
             .await?;
         match socket::connect(&folder).await {

@@ -63,9 +63,18 @@ impl FirstProcess {
         self.namespace("net")
     }
 
+    /// What it has open under a number, not touched by that; nothing if it ended meanwhile.
+    pub(super) fn descriptor(&self, number: i32) -> io::Result<Option<OwnedFd>> {
+        self.open(&format!("fd/{number}"), OFlags::PATH)
+    }
+
     fn namespace(&self, kind: &str) -> io::Result<Option<OwnedFd>> {
-        let path = format!("/proc/{}/ns/{kind}", self.pid.as_raw_nonzero());
-        let opened = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        self.open(&format!("ns/{kind}"), OFlags::RDONLY)
+    }
+
+    fn open(&self, below: &str, flags: OFlags) -> io::Result<Option<OwnedFd>> {
+        let path = format!("/proc/{}/{below}", self.pid.as_raw_nonzero());
+        let opened = openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty());
         // Now it is known whose the number was when the file was opened.
         if self.wait(Some(Duration::ZERO))? {
             return Ok(None);

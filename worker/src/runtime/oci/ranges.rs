@@ -107,6 +107,18 @@ impl Ranges {
         Ok(())
     }
 
+    /// Makes the range of one life another's. None to pass on is success.
+    pub(super) fn pass_on(&self, from: &EnvironmentUid, to: &EnvironmentUid) -> io::Result<()> {
+        let _lock = Lock::take(&self.locks, "ranges")?;
+        for (slot, owner) in self.entries()? {
+            if owner == self.owner(from) {
+                let file = |uid| self.folder.join(format!("{slot}.{}", self.owner(uid)));
+                files::absent(fs::rename(file(from), file(to)))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Who stands in the name of a range's file.
     fn owner(&self, uid: &EnvironmentUid) -> String {
         format!("{uid}.{}", self.instance)
@@ -169,6 +181,12 @@ mod tests {
         ranges.give_back(&uid(7)).expect("given back");
         ranges.give_back(&uid(7)).expect("twice is no error");
         assert_eq!(ranges.take(&uid(99)).expect("a range"), seventh);
+        ranges.pass_on(&uid(99), &uid(7)).expect("passed on");
+        ranges
+            .pass_on(&uid(99), &uid(7))
+            .expect("twice is no error");
+        assert_eq!(ranges.take(&uid(7)).expect("a range"), seventh);
+        assert_ne!(ranges.take(&uid(99)).expect("a range"), seventh);
     }
 
     #[test]

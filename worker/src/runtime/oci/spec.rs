@@ -91,15 +91,23 @@ impl Container<'_> {
             "root": {"path": self.root, "readonly": self.ground.is_bare},
             "hostname": HOST_NAME,
             "mounts": self.mounts(),
-            "annotations": {
-                "environment-manager.instance": self.record.instance,
-                "environment-manager.tenant": self.record.tenant,
-                "environment-manager.environment": self.record.environment,
-                "environment-manager.uid": self.record.uid,
-                "environment-manager.first-host-id": self.record.first_host_id.to_string(),
-            },
+            "annotations": self.annotations(),
             "linux": self.linux(),
         })
+    }
+
+    /// For who looks at the machine's containers. One that is held ready is nobody's yet.
+    fn annotations(&self) -> Value {
+        let mut annotations = json!({
+            "environment-manager.instance": self.record.instance,
+            "environment-manager.uid": self.record.uid,
+            "environment-manager.first-host-id": self.record.first_host_id.to_string(),
+        });
+        if let Some(owner) = &self.record.owner {
+            annotations["environment-manager.tenant"] = json!(owner.tenant);
+            annotations["environment-manager.environment"] = json!(owner.environment);
+        }
+        annotations
     }
 
     fn process(&self) -> Value {

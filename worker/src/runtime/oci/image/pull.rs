@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::syncfs;
+use shared::room;
 
 use super::super::launch::last_words;
 use super::super::program::is_installed;
@@ -57,6 +58,11 @@ pub enum PullError {
     /// A program that is needed is not installed.
     #[error("images need {0}: apt-get install {0}")]
     NotInstalled(&'static str),
+    /// The disk of the images has hardly any room left.
+    #[error(
+        "the disk of the images has hardly any room left: make some, or remove images (`environment-manager image prune`)"
+    )]
+    NoRoom,
     /// This machine could not do its part for now.
     #[error("this machine could not do it: {0}")]
     Here(#[source] io::Error),
@@ -98,6 +104,10 @@ impl Pull<'_> {
             self.fetch(source)?;
             let description = Description::read(&self.layout())?;
             self.keep(description)
+        });
+        let ended = ended.map_err(|error| match error {
+            PullError::Here(here) if is_full(&here) => PullError::NoRoom,
+            other => other,
         });
         let removed = remove_tree(&self.folder).map_err(PullError::Here);
         let image = ended?;
@@ -215,6 +225,9 @@ impl Pull<'_> {
                     })),
                 ..size
             };
+            if room::is_short(folder).map_err(PullError::Here)? {
+                return Err(PullError::NoRoom);
+            }
             if done.bytes > max || done.entries > MOST_ENTRIES {
                 return Err(PullError::refused(format!(
                     "it is larger than images.max_bytes ({max}) or {MOST_ENTRIES} files"
@@ -229,7 +242,12 @@ impl Pull<'_> {
         };
         look()?;
         match run(place, &mut look) {
-            Err(PullError::Failed) => Err(PullError::Refused(words(&log))),
+            // What a program says of a disk without room is not what is wrong with the image.
+            Err(PullError::Failed) => match room::is_short(folder) {
+                Ok(false) => Err(PullError::Refused(words(&log))),
+                Ok(true) => Err(PullError::NoRoom),
+                Err(error) => Err(PullError::Here(error)),
+            },
             other => other,
         }
     }
@@ -250,6 +268,11 @@ impl Pull<'_> {
             other => other,
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    full.contains(&error.kind())
 }
 
 fn is_there(shelf: &Shelf, id: &ImageId) -> io::Result<bool> {

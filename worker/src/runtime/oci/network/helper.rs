@@ -40,6 +40,11 @@ impl Helper {
         Ok((Self { exit: exit.into() }, held.into()))
     }
 
+    /// One that ends when the other end of this pipe does.
+    pub(super) fn watching(exit: OwnedFd) -> Self {
+        Self { exit }
+    }
+
     /// Starts it in the calling thread's network and mounts, for `network`; `adopt` puts its process where it is found
     /// again. Returns when the network is set up.
     ///

@@ -11,10 +11,11 @@
 //! - What is not allowed is refused: the machine's own addresses, private networks, metadata services. One address answers
 //!   names, on the port for that alone.
 //! - The helper ends when PID 1 does: PID 1 alone holds the other end of a pipe that the helper watches. No service is
-//!   needed for that, and none has to take it over.
+//!   needed for that, and none has to take it over. One that ended before PID 1 is replaced.
 
 mod addresses;
 mod helper;
+mod hold;
 mod rules;
 
 use std::fs;
@@ -27,9 +28,11 @@ use nix::sched::{CloneFlags, setns, unshare};
 use shared::config::NetworkSettings;
 
 pub(super) use helper::Helper;
+pub(super) use hold::Hold;
 pub(super) use rules::NAME_SERVER;
 
 use super::program::{Program, is_installed};
+use super::stage::own_mounts;
 
 /// Loads rules.
 const FILTER: &str = "nft";
@@ -106,6 +109,26 @@ pub(super) fn refresh(namespace: OwnedFd, known: &Path) -> io::Result<()> {
         load(&rules::machine_changed(&machine))
     })?;
     fs::write(known, written)
+}
+
+/// Starts another helper for the network of a PID 1, where nobody watches what PID 1 holds any more; whether one was
+/// needed. `held` is what PID 1 has under the hold's number.
+pub(super) fn revive(
+    namespace: OwnedFd,
+    hold: Hold,
+    held: &OwnedFd,
+    log: &Path,
+    adopt: impl FnOnce(u32) -> io::Result<()> + Send + 'static,
+) -> io::Result<bool> {
+    let Some(exit) = hold.unwatched(held)? else {
+        return Ok(false);
+    };
+    let log = log.to_owned();
+    apart(move || {
+        own_mounts()?;
+        Helper::watching(exit).start(&Network { namespace }, &log, adopt)
+    })?;
+    Ok(true)
 }
 
 /// Does something on a thread of its own, whose namespaces end with it.

@@ -1,0 +1,293 @@
+//! Environments that are held ready: taken once, whole, by whoever asks first, also by workers that are killed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use shared::environment::Egress;
+use shared::ports::{Runtime, Sight, Warm};
+use shared::secret::Secret;
+use tests::conformance::runtime::given::{Bed, Given, Lodging, until};
+use tests::images::Tiny;
+
+use crate::bench::Bench;
+use crate::crashes::Holder;
+
+/// The names that were born ready and are nobody's yet.
+fn ready(bench: &Bench) -> BTreeSet<String> {
+    let entries = fs::read_dir(bench.folder()).expect("a folder");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let names = names.map(|name| name.to_string_lossy().into_owned());
+    names
+        .filter(|name| name.starts_with(".ready-"))
+        .map(|name| name.rsplit('-').next().expect("a name").to_owned())
+        .collect()
+}
+
+fn wanted(lodging: &Lodging, count: usize) -> Vec<Warm> {
+    let spec = lodging.placement.spec.clone();
+    vec![Warm { spec, count }]
+}
+
+/// Has so many ready of what a life asks for.
+async fn keep(lodging: &Lodging, count: usize) {
+    let wanted = wanted(lodging, count);
+    lodging.runtime.keep_warm(&wanted).await.expect("kept");
+}
+
+/// The container that a create has given.
+async fn created(lodging: &Lodging) -> String {
+    let made = lodging.try_create().await.expect("created");
+    made.container.trim_start_matches("em-").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_never_take_the_same() {
+    let bench = Bench::new();
+    let (given, twin) = (bench.given(), bench.given());
+    let lives: Vec<_> = (0..12)
+        .map(|number| [&given, &twin][number % 2].life())
+        .collect();
+    keep(&lives[0], 8).await;
+    let born = ready(&bench);
+    assert_eq!(born.len(), 8);
+    let names = join_all(lives.iter().map(created)).await;
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 12, "{names:?}");
+    let taken = names.iter().filter(|name| born.contains(*name)).count();
+    assert_eq!(taken, 8, "{names:?}");
+    assert!(ready(&bench).is_empty());
+    for (life, name) in lives.iter().zip(&names) {
+        assert_eq!(life.run("ls -A; echo mine > mine").await.text(), "");
+        // A repeated create finds what it has taken.
+        assert_eq!(&created(life).await, name);
+    }
+    // What was taken is an environment as any other.
+    let life = lives
+        .iter()
+        .zip(&names)
+        .find(|(_, name)| born.contains(*name));
+    let (life, name) = life.expect("one was taken");
+    life.stop().await;
+    life.start().await;
+    assert_eq!(life.run("cat mine").await.text(), "mine");
+    assert_eq!(&created(life).await, name);
+    life.runtime.kill(life.uid()).await.expect("killed");
+    life.create().await;
+    assert_eq!(life.run("cat mine; id -u").await.text(), "mine\n1000");
+    assert_eq!(life.runtime.list().await.expect("a list").len(), 12);
+    join_all(lives.iter().map(Lodging::delete)).await;
+    bench.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_alike_is_taken() {
+    let bench = Bench::new();
+    let given = bench.given();
+    keep(&given.life(), 1).await;
+    let born = ready(&bench);
+    let mut smaller = given.life();
+    smaller.placement.spec.resources.pids -= 1;
+    let mut elsewhere = given.life();
+    elsewhere.placement.spec.resources.storage.0 += 1;
+    let mut others = vec![smaller, elsewhere];
+    let offered = given.bed.runtime.offer().egress;
+    if offered.contains(&Egress::Internet) {
+        let mut connected = given.life();
+        connected.placement.spec.egress = Egress::Internet;
+        others.push(connected);
+    }
+    for other in &others {
+        assert_eq!(created(other).await, other.uid().as_str());
+        other.delete().await;
+    }
+    // Of another runtime program, or another instance: never.
+    let crun: Arc<dyn Runtime> = Arc::new(bench.open_on("crun", &bench.instance));
+    for runtime in [crun, Arc::clone(&given.bed.foreign)] {
+        let other = Lodging {
+            runtime,
+            ..given.life()
+        };
+        assert_eq!(created(&other).await, other.uid().as_str());
+        other.delete().await;
+    }
+    assert_eq!(ready(&bench), born);
+    // Its variables, its labels and its times do not count: they are not the container's.
+    let mut alike = given.life();
+    alike
+        .placement
+        .spec
+        .env
+        .0
+        .insert("A".to_owned(), Secret::new("1"));
+    alike.placement.spec.ttl_seconds = Some(60);
+    assert_eq!(BTreeSet::from([created(&alike).await]), born);
+    assert_eq!(alike.run("echo $A").await.text(), "");
+    alike.delete().await;
+    bench.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_wanted_any_more_goes_and_what_is_missing_comes() {
+    let bench = Bench::new();
+    let given = bench.given();
+    let lodging = given.life();
+    keep(&lodging, 3).await;
+    let three = ready(&bench);
+    keep(&lodging, 1).await;
+    let one = ready(&bench);
+    assert!(
+        one.len() == 1 && one.is_subset(&three),
+        "{one:?} of {three:?}"
+    );
+    assert_eq!(given.bed.runtime.list().await.expect("a list"), []);
+    // One whose PID 1 has ended is none.
+    let name = one.first().expect("one");
+    kill(ready_pid(&bench, name), Signal::SIGKILL).expect("killed");
+    let cold = given.life();
+    until(async || {
+        // The kernel may take a moment to end it.
+        let taken = created(&cold).await;
+        cold.delete().await;
+        taken == cold.uid().as_str()
+    })
+    .await;
+    keep(&lodging, 2).await;
+    let two = ready(&bench);
+    assert!(two.len() == 2 && !two.contains(name), "{two:?}");
+    // Another image or other limits: the setting has changed.
+    let mut other = given.life();
+    other.placement.spec.resources.memory.0 /= 2;
+    keep(&other, 1).await;
+    assert!(ready(&bench).is_disjoint(&two));
+    assert!(ready(&bench).contains(&created(&other).await));
+    other.runtime.keep_warm(&[]).await.expect("none are held");
+    assert_eq!(other.run("echo well").await.text(), "well");
+    other.delete().await;
+    bench.assert_nothing_left();
+}
+
+fn ready_pid(bench: &Bench, name: &str) -> Pid {
+    let entries = fs::read_dir(bench.folder()).expect("a folder");
+    let mut paths = entries.map(|entry| entry.expect("an entry").path());
+    let home = paths.find(|path| path.to_string_lossy().ends_with(name));
+    let text = fs::read_to_string(home.expect("a folder").join("bundle/pid"));
+    Pid::from_raw(text.expect("a pid file").trim().parse().expect("a pid"))
+}
+
+/// What a worker that was killed on the way has taken is that life's, and nobody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_worker_took_half_is_taken_whole() {
+    let bench = Bench::new();
+    let given = bench.given();
+    for place in ["warm_taken:kill", "warm_settling:kill"] {
+        for goes_on in [true, false] {
+            // The holder's own limits are another shape than those of a case.
+            let life = given.life_with(crate::crashes::HELD);
+            keep(&life, 1).await;
+            let born = ready(&bench);
+            let pid = ready_pid(&bench, born.first().expect("one"));
+            let holder = Holder::spawn_with(&bench, &life, "create", &[("EM_FAILPOINT", place)]);
+            holder.killed();
+            assert!(ready(&bench).is_empty(), "{place}");
+            let seen = life.runtime.inspect(life.uid()).await.expect("seen");
+            assert_eq!(seen, Sight::Alive);
+            let held = life.runtime.list().await.expect("a list");
+            assert_eq!(
+                held.iter().map(|held| &held.uid).collect::<Vec<_>>(),
+                [life.uid()]
+            );
+            let other = given.life_with(crate::crashes::HELD);
+            assert_eq!(created(&other).await, other.uid().as_str());
+            if goes_on {
+                assert_eq!(BTreeSet::from([created(&life).await]), born);
+                assert_eq!(bench.pid(life.uid()), pid.as_raw());
+                assert_eq!(life.run("id -u").await.text(), "1000");
+            }
+            life.delete().await;
+            other.delete().await;
+            bench.assert_nothing_left();
+        }
+    }
+}
+
+/// Killed while they made one ready or removed it: the next round leaves nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_worker_made_half_is_no_environment() {
+    let bench = Bench::new();
+    let life = bench.given().life_with(crate::crashes::HELD);
+    for (first, what, place) in [
+        (0, "keep", "warm_filled:kill"),
+        (2, "drop", "warm_removing:kill"),
+    ] {
+        keep(&life, first).await;
+        let holder = Holder::spawn_with(&bench, &life, what, &[("EM_FAILPOINT", place)]);
+        holder.killed();
+        assert_ne!(ready(&bench).len(), 0, "{place}");
+        keep(&life, 1).await;
+        assert_eq!(ready(&bench).len(), 1, "{place}");
+        let name = created(&life).await;
+        assert!(name != life.uid().as_str() && ready(&bench).is_empty());
+        assert_eq!(life.run("id -u").await.text(), "1000");
+        life.delete().await;
+        bench.assert_nothing_left();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_may_be_killed_at_any_moment_of_it() {
+    let bench = Bench::new();
+    for moment in 0..16_u64 {
+        let life = bench.given().life_with(crate::crashes::HELD);
+        let mut holder = Holder::spawn(&bench, &life, "warm-cycle");
+        assert_eq!(holder.says(), "ready");
+        std::thread::sleep(Duration::from_millis(moment * 13));
+        holder.kill();
+        if moment % 2 == 0 {
+            life.create().await;
+            assert_eq!(life.run("ls -A; id -u").await.text(), "1000");
+        }
+        life.delete().await;
+        // What its OCI runtime is still busy with is left alone until it is done.
+        until(async || {
+            life.runtime.keep_warm(&[]).await.expect("none are held");
+            ready(&bench).is_empty()
+        })
+        .await;
+        life.runtime.tidy().await.expect("tidied");
+        bench.assert_nothing_left();
+    }
+}
+
+/// An image is fetched for what shall be ready before anybody asks for it, and stays while something stands ready on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_fetched_ahead() {
+    let image = Tiny::new().layer("entry('data/x', content=b'x')").made();
+    let mut bench = Bench::with_images(image.folder());
+    bench.images.unused_days = 0;
+    let given = Given::new(Bed {
+        image: image.reference(),
+        ..bench.bed()
+    });
+    let life = given.life();
+    until(async || {
+        keep(&life, 1).await;
+        ready(&bench).len() == 1
+    })
+    .await;
+    let born = ready(&bench);
+    life.runtime.tidy().await.expect("tidied");
+    assert_eq!(BTreeSet::from([created(&life).await]), born);
+    assert_eq!(
+        life.run("cat /data/x; touch /tmp/y; ls /tmp").await.text(),
+        "xy"
+    );
+    life.stop().await;
+    life.start().await;
+    assert_eq!(life.run("ls /tmp").await.text(), "");
+    life.delete().await;
+    bench.assert_nothing_left();
+}

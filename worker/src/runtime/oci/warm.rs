@@ -1,0 +1,352 @@
+//! Environments that are held ready, so that a create has to wait for no start.
+//!
+//! ```text
+//!   keep ──▶ .ready-INSTANCE-SHAPE-NAME, its container runs, nobody's
+//!                                │
+//!   create of the same shape ── rename ──▶ UID, the environment's
+//!                                             └─ settle: its range of ids, its record
+//! ```
+//!
+//! Invariants:
+//! - A folder can be renamed once, so no two take the same: a worker that dies before the rename has taken nothing, one
+//!   that dies after it has taken it for that very life. Whoever is asked for the life next finds it and settles the rest.
+//! - Who makes or removes what is held ready holds the lock of its name, as does the OCI runtime while it starts the
+//!   container: what is locked is left alone, and so is whatever a dead worker's OCI runtime is still busy with.
+//! - Whatever could differ between two environments is in the shape, but for their variables, which come with each
+//!   command. A service that starts containers in another way takes none of the old ones, and removes them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use shared::environment::{Egress, EnvironmentSpec};
+use shared::ids::EnvironmentUid;
+use shared::ports::{Placement, RuntimeError, Warm};
+
+use super::fault::unavailable;
+use super::files;
+use super::ground::Ground;
+use super::host::Host;
+use super::layout::{Entry, Ready};
+use super::life::Life;
+use super::limits::Limits;
+use super::lock::Lock;
+use super::record::{LifeImage, Owner, Record};
+use super::remove::remove_tree;
+use super::spec::Container;
+use super::stage::STAGE;
+use super::tree::Tree;
+use crate::failpoint::failpoint;
+
+/// Environments that one round makes at most, of each shape.
+const MADE_AT_ONCE: usize = 10;
+
+/// What shall be ready of one shape.
+struct Wanted<'a> {
+    spec: &'a EnvironmentSpec,
+    count: usize,
+}
+
+impl Host {
+    /// Makes what is missing of what shall be ready, and removes what is too much or has ended. Answers the images that
+    /// must be fetched before more can be made.
+    pub(super) fn keep_ready(&self, wanted: &[Warm]) -> Result<Vec<String>, RuntimeError> {
+        let mut ready = self.all_ready()?;
+        let (wanted, missing) = self.by_shape(wanted)?;
+        let mut short = Vec::new();
+        for (shape, Wanted { spec, count }) in wanted {
+            let mut here = 0;
+            for found in ready.remove(&shape).unwrap_or_default() {
+                here += usize::from(self.stays(&found, here < count)?);
+            }
+            short.push((spec, shape, count.saturating_sub(here)));
+        }
+        for found in ready.values().flatten() {
+            self.stays(found, false)?;
+        }
+        for (spec, shape, count) in short {
+            for _ in 0..count.min(MADE_AT_ONCE) {
+                self.make_ready(spec, &shape)?;
+            }
+        }
+        Ok(missing)
+    }
+
+    /// One that is ready and of the placement's shape, now its life; none where none fits.
+    pub(super) fn take(&self, placement: &Placement) -> Result<Option<Life>, RuntimeError> {
+        let mut ready = self.all_ready()?;
+        if ready.is_empty() {
+            return Ok(None);
+        }
+        // The image cannot go while the folder that names it is renamed.
+        let taken = self.with_image(&placement.spec.image, |image| {
+            let shape = self.shape(&placement.spec, image)?;
+            for found in ready.remove(&shape).unwrap_or_default() {
+                if self.rename(&found, placement)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })?;
+        if taken != Some(true) {
+            return Ok(None);
+        }
+        failpoint("warm_taken");
+        let life = self.own(&placement.uid)?;
+        life.map(|life| self.settle(life, placement)).transpose()
+    }
+
+    /// Does what is still to be done for a life that was taken from what was ready. Nothing, where all is done.
+    pub(super) fn settle(&self, life: Life, placement: &Placement) -> Result<Life, RuntimeError> {
+        let Life { home, record } = life;
+        if record.uid == placement.uid {
+            return Ok(Life { home, record });
+        }
+        let settled = (|| {
+            self.let_go_of_name(&record, &placement.uid)?;
+            failpoint("warm_settling");
+            let record = Record {
+                owner: Some(Owner::of(placement)),
+                born: Some(record.name().clone()),
+                uid: placement.uid.clone(),
+                ..record
+            };
+            record.write(&home)?;
+            Ok(record)
+        })();
+        let record =
+            settled.map_err(unavailable::<io::Error>("the environment cannot be taken"))?;
+        Ok(Life { home, record })
+    }
+
+    /// Makes the range of a life that was taken its own, and forgets the lock that it had before. Done already, or never
+    /// anything else than this life, is success.
+    pub(super) fn let_go_of_name(&self, record: &Record, uid: &EnvironmentUid) -> io::Result<()> {
+        let name = record.name();
+        if name == uid {
+            return Ok(());
+        }
+        self.ranges.pass_on(name, uid)?;
+        match Lock::try_take(&self.layout.locks(), name.as_str())? {
+            Some(lock) => lock.retire(),
+            // Somebody looks for it in vain; he retires the lock himself.
+            None => Ok(()),
+        }
+    }
+
+    /// Gives one the name of a life, if it is whole and alive, and nobody else was faster.
+    fn rename(&self, ready: &Ready, placement: &Placement) -> Result<bool, RuntimeError> {
+        let taken = self.if_unlocked(ready, |life, _| match life {
+            Some(life) if self.is_up(&life)? => {
+                let to = self.layout.home(&placement.uid);
+                fs::rename(life.home.folder(), to.folder())
+                    .map(|()| true)
+                    .or_else(|error| match error.kind() {
+                        // Somebody else's, or the life's name is: what comes next finds that out.
+                        io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty => Ok(false),
+                        _ => Err(error),
+                    })
+                    .map_err(unavailable("what is held ready cannot be taken"))
+            }
+            _ => Ok(false),
+        })?;
+        Ok(taken.unwrap_or_default())
+    }
+
+    /// Whether one is ready, or somebody works on it; it is removed if not, or where it is not wanted.
+    fn stays(&self, ready: &Ready, wanted: bool) -> Result<bool, RuntimeError> {
+        let stays = self.if_unlocked(ready, |life, _| {
+            if wanted
+                && let Some(life) = &life
+                && self.is_up(life)?
+            {
+                return Ok(true);
+            }
+            self.remove_ready(ready, life.as_ref())?;
+            Ok(false)
+        })?;
+        Ok(stays.unwrap_or(true))
+    }
+
+    fn make_ready(&self, spec: &EnvironmentSpec, shape: &str) -> Result<(), RuntimeError> {
+        let ready = Ready {
+            shape: shape.to_owned(),
+            name: EnvironmentUid::from_random(rand::random()),
+        };
+        self.if_unlocked(&ready, |_, lock| {
+            let home = self.layout.ready(&ready);
+            let record = self.with_image(&spec.image, |image| {
+                // Before it has a range, so that whoever finds the folder gives that back.
+                files::folder(home.folder(), 0o700)
+                    .and_then(|()| self.fill(&home, &ready.name, None, image))
+                    .map_err(unavailable("an environment cannot be held ready"))
+            });
+            failpoint("warm_filled");
+            let made = record.and_then(|record| match record {
+                Some(record) => self.run(&Life { home, record }, spec, lock).map(drop),
+                // It went since it was looked for.
+                None => Ok(()),
+            });
+            if made.is_err() {
+                let life = self.life_at(self.layout.ready(&ready))?;
+                self.remove_ready(&ready, life.as_ref())?;
+            }
+            made
+        })?;
+        Ok(())
+    }
+
+    fn remove_ready(&self, ready: &Ready, life: Option<&Life>) -> Result<(), RuntimeError> {
+        if let Some(life) = life {
+            self.clear(life)?;
+        }
+        failpoint("warm_removing");
+        let home = self.layout.ready(ready);
+        // The folder goes last: it tells that there is a range to give back, and that once nothing of it is on the disk.
+        [home.volume(), home.layer(), home.runner_state()]
+            .iter()
+            .try_for_each(|part| remove_tree(part))
+            .and_then(|()| self.ranges.give_back(&ready.name))
+            .and_then(|()| remove_tree(home.folder()))
+            .map_err(unavailable("what is held ready cannot be removed"))
+    }
+
+    /// Does something to what is in the folder, unless somebody else does; nothing then.
+    fn if_unlocked<T>(
+        &self,
+        ready: &Ready,
+        work: impl FnOnce(Option<Life>, &Lock) -> Result<T, RuntimeError>,
+    ) -> Result<Option<T>, RuntimeError> {
+        let cannot = "what is held ready cannot be locked";
+        let lock = Lock::try_take(&self.layout.locks(), ready.name.as_str());
+        let Some(lock) = lock.map_err(unavailable(cannot))? else {
+            return Ok(None);
+        };
+        let home = self.layout.ready(ready);
+        let folder = home.folder().to_owned();
+        let done = self.life_at(home).and_then(|life| work(life, &lock));
+        if !folder.exists() {
+            lock.retire().map_err(unavailable(cannot))?;
+        }
+        done.map(Some)
+    }
+
+    /// Removes the locks that workers left who were killed: those of names that nothing has any more.
+    pub(super) fn remove_old_locks(&self) -> Result<(), RuntimeError> {
+        let removed = (|| {
+            for entry in fs::read_dir(self.layout.locks())? {
+                let name = entry?.file_name().to_string_lossy().into_owned();
+                let Ok(uid) = EnvironmentUid::new(name.as_str()) else {
+                    continue;
+                };
+                // Whoever makes something of that name holds its lock, and is not disturbed.
+                if !self.layout.home(&uid).folder().exists()
+                    && let Some(lock) = Lock::try_take(&self.layout.locks(), &name)?
+                {
+                    lock.retire()?;
+                }
+            }
+            Ok(())
+        })();
+        removed.map_err(unavailable::<io::Error>("old locks cannot be removed"))
+    }
+
+    /// All that is held ready, by shape, whole or not.
+    fn all_ready(&self) -> Result<BTreeMap<String, Vec<Ready>>, RuntimeError> {
+        let mut found: BTreeMap<String, Vec<Ready>> = BTreeMap::new();
+        for entry in self.entries()? {
+            if let Entry::Ready(ready) = entry {
+                found.entry(ready.shape.clone()).or_default().push(ready);
+            }
+        }
+        Ok(found)
+    }
+
+    /// What shall be ready of each shape, and the images without which there is no shape yet.
+    fn by_shape<'a>(
+        &self,
+        wanted: &'a [Warm],
+    ) -> Result<(BTreeMap<String, Wanted<'a>>, Vec<String>), RuntimeError> {
+        let mut shapes = BTreeMap::new();
+        let mut missing = Vec::new();
+        for Warm { spec, count } in wanted {
+            match self.with_image(&spec.image, |image| self.shape(spec, image))? {
+                Some(shape) => {
+                    let sum = shapes.entry(shape).or_insert(Wanted { spec, count: 0 });
+                    sum.count += count;
+                }
+                None => missing.push(spec.image.clone()),
+            }
+        }
+        Ok((shapes, missing))
+    }
+
+    /// Everything in which two environments can differ: what the OCI runtime is told without names and numbers of their
+    /// own, and what is made beside it.
+    fn shape(
+        &self,
+        spec: &EnvironmentSpec,
+        image: Option<&LifeImage>,
+    ) -> Result<String, RuntimeError> {
+        let (tree, ground) = self
+            .shared_ground(image)
+            .map_err(unavailable("the image cannot be read"))?;
+        let nameless = Record {
+            instance: self.layout.instance().clone(),
+            owner: None,
+            uid: EnvironmentUid::from_random([0; 16]),
+            born: None,
+            first_host_id: 0,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let nowhere = Path::new("");
+        let config = Container {
+            record: &nameless,
+            resources: &spec.resources,
+            limits: Limits::of_commands(&spec.resources).with_allowance(),
+            ground: &ground,
+            root: STAGE.as_ref(),
+            runner: &self.runner,
+            volume: nowhere,
+            state: nowhere,
+            is_isolated: spec.egress == Egress::None,
+            cgroup: (!self.standing.is_namespace()).then_some(""),
+            cgroup_flags: Vec::new(),
+        };
+        let network = &self.network;
+        let beside = json!([
+            tree,
+            spec.resources,
+            spec.egress,
+            network,
+            self.program.binary()
+        ]);
+        let hash = Sha256::digest(json!([config.config(), beside]).to_string());
+        let mut shape = data_encoding::BASE32_NOPAD.encode(&hash);
+        shape.make_ascii_lowercase();
+        shape.truncate(26);
+        Ok(shape)
+    }
+
+    /// What all environments of an image share, and its tree.
+    fn shared_ground(&self, image: Option<&LifeImage>) -> io::Result<(String, Ground)> {
+        let Some(life) = image else {
+            let ground = self.bare()?;
+            let tree = self.skeletons.get()?.root.display().to_string();
+            return Ok((tree, ground));
+        };
+        let image = self.images.image(&life.id)?;
+        let image = image.ok_or_else(|| io::Error::other(format!("{} is gone", life.id)))?;
+        let ground = Ground {
+            tree: Tree::Plain(self.images.root(&life.id)),
+            binds: Vec::new(),
+            env: image.env,
+            user: life.user,
+            is_bare: false,
+        };
+        Ok((life.id.to_string(), ground))
+    }
+}

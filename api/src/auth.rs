@@ -45,7 +45,7 @@ impl KeyRing {
     /// The tenant of a key, if it is accepted.
     pub(crate) async fn tenant_of(
         &self,
-        key: &str,
+        key: &KeyHash,
         store: &dyn Store,
         clock: &dyn Clock,
     ) -> Result<Option<TenantId>, StoreError> {
@@ -88,8 +88,7 @@ impl KeyRing {
 }
 
 /// The tenant of a key. Every hash is compared, whole, so that the time tells nothing.
-fn tenant_of(key: &str, keys: &[Key]) -> Option<TenantId> {
-    let presented = KeyHash::of(key);
+fn tenant_of(presented: &KeyHash, keys: &[Key]) -> Option<TenantId> {
     let mut found = None;
     for known in keys {
         if bool::from(known.hash.bytes().ct_eq(presented.bytes())) {
@@ -121,16 +120,17 @@ pub(crate) async fn require_key(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let caller = match app.deps.settings.auth.mode {
-        AuthMode::None => Ok(Some(TenantId::default_tenant())),
-        AuthMode::Keys => {
-            let key = bearer(&request);
-            of_key(&app, key).await
-        }
+    let pass = match app.deps.settings.auth.mode {
+        AuthMode::None => Pass::Everybody,
+        AuthMode::Keys => match bearer(&request) {
+            Some(key) => Pass::Key(KeyHash::of(key)),
+            None => return Problem::unauthorized().into_response(),
+        },
     };
-    match caller {
+    match pass.tenant(&app).await {
         Ok(Some(tenant)) => {
             request.extensions_mut().insert(Caller(tenant));
+            request.extensions_mut().insert(pass);
             next.run(request).await
         }
         Ok(None) => Problem::unauthorized().into_response(),
@@ -138,12 +138,38 @@ pub(crate) async fn require_key(
     }
 }
 
-async fn of_key(app: &App, key: Option<&str>) -> Result<Option<TenantId>, StoreError> {
-    let Some(key) = key else {
-        return Ok(None);
-    };
-    let (store, clock) = (app.deps.store.as_ref(), app.deps.clock.as_ref());
-    app.keys.tenant_of(key, store, clock).await
+/// By what a request was let in, for an answer that lasts: it ends when this lets nobody in any more.
+#[derive(Debug, Clone)]
+pub(crate) enum Pass {
+    /// Keys are not asked for.
+    Everybody,
+    /// The key with this hash.
+    Key(KeyHash),
+}
+
+impl Pass {
+    /// Whose request it lets in; nobody's where the key is not accepted, or not any more.
+    async fn tenant(&self, app: &App) -> Result<Option<TenantId>, StoreError> {
+        let (store, clock) = (app.deps.store.as_ref(), app.deps.clock.as_ref());
+        match self {
+            Self::Everybody => Ok(Some(TenantId::default_tenant())),
+            Self::Key(key) => app.keys.tenant_of(key, store, clock).await,
+        }
+    }
+
+    /// Whether it still lets in requests of this tenant.
+    pub(crate) async fn holds(&self, app: &App, tenant: &TenantId) -> Result<bool, StoreError> {
+        Ok(self.tenant(app).await?.as_ref() == Some(tenant))
+    }
+}
+
+impl FromRequestParts<App> for Pass {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        let pass = parts.extensions.get::<Self>().cloned();
+        pass.ok_or_else(Problem::unauthorized)
+    }
 }
 
 fn bearer(request: &Request) -> Option<&str> {
@@ -165,6 +191,7 @@ mod tests {
             created_at: jiff::Timestamp::UNIX_EPOCH,
         };
         let keys = [key("first"), key("second")];
+        let tenant_of = |text: &str, keys: &[Key]| tenant_of(&KeyHash::of(text), keys);
         assert_eq!(tenant_of("first", &keys), Some(TenantId::default_tenant()));
         assert_eq!(tenant_of("second", &keys), Some(TenantId::default_tenant()));
         assert_eq!(tenant_of("third", &keys), None);

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Invariants: an event's id is where both streams are after it, so that whoever sends it back as `Last-Event-ID` misses
-//! no byte and gets none twice; a stream without `end` is not the whole output. A reader that does not read holds
+//! no byte and gets none twice; a stream without `end` is not the whole output. A stream ends some seconds after its key was
+//! revoked at the latest. A reader that does not read holds
 //! [`IN_FLIGHT`] pieces, however much output there is: the next is read from the store when one of them is on its way.
 
 use std::fmt::Write as _;
@@ -29,6 +30,7 @@ use shared::ports::Watch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
+use crate::auth::Pass;
 use crate::extract::{Call, JobPath, Params};
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::output::{MAX_OFFSET, Seen, offsets};
@@ -46,6 +48,9 @@ const IN_FLIGHT: usize = 2;
 
 /// How long a stream may say nothing.
 const PING: Duration = Duration::from_secs(15);
+
+/// How often it is looked whether the reader may still read.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Keeps proxies from collecting what shall be seen at once.
 const UNBUFFERED: (HeaderName, HeaderValue) = (
@@ -76,6 +81,7 @@ const UNBUFFERED: (HeaderName, HeaderValue) = (
 pub(crate) async fn stream(
     State(app): State<App>,
     call: Call,
+    pass: Pass,
     JobPath(id): JobPath,
     params: Params,
     headers: HeaderMap,
@@ -90,15 +96,15 @@ pub(crate) async fn stream(
     };
     let at = call.job(id);
     app.job(&at).await?;
-    let mut pings = tokio::time::interval_at(Instant::now() + PING, PING);
-    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let reading = Reading {
         watch: app.deps.store.watch(&at),
         app,
         at,
+        pass,
         from,
         room: Arc::new(Semaphore::new(IN_FLIGHT)),
-        pings,
+        pings: every(PING),
+        looks: every(LOOK),
         ended: false,
     };
     let events = stream::try_unfold(reading, |mut reading| async move {
@@ -112,6 +118,12 @@ pub(crate) async fn stream(
     Ok((headers, Body::from_stream(events)).into_response())
 }
 
+fn every(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
 /// Why a stream breaks off instead of ending.
 #[derive(Debug, thiserror::Error)]
 enum CutOff {
@@ -121,16 +133,21 @@ enum CutOff {
     /// The service stops while the reader holds it up.
     #[error("the service stops")]
     Stopping,
+    /// The reader's key is not accepted any more.
+    #[error("the key is not accepted any more")]
+    Revoked,
 }
 
 /// One reader.
 struct Reading {
     app: App,
     at: JobRef,
+    pass: Pass,
     watch: Watch,
     from: Offsets,
     room: Arc<Semaphore>,
     pings: Interval,
+    looks: Interval,
     ended: bool,
 }
 
@@ -142,29 +159,45 @@ impl Reading {
         }
         let permit = self.room().await?;
         loop {
+            self.may_read().await?;
             let seen = self.app.seen(&self.at, self.from, PIECE_BYTES).await;
             let text = self.events(seen.map_err(|_| CutOff::Store)?);
             if !text.is_empty() {
                 self.pings.reset();
                 return Ok(Some(Piece::bytes(text, permit)));
             }
-            tokio::select! {
-                biased;
-                () = self.app.stopping.cancelled() => return Ok(None),
-                () = self.watch.changed() => {}
-                _ = self.pings.tick() => {
-                    return Ok(Some(Piece::bytes(": ping\n\n".to_owned(), permit)));
+            loop {
+                tokio::select! {
+                    biased;
+                    () = self.app.stopping.cancelled() => return Ok(None),
+                    () = self.watch.changed() => break,
+                    _ = self.pings.tick() => {
+                        return Ok(Some(Piece::bytes(": ping\n\n".to_owned(), permit)));
+                    }
+                    _ = self.looks.tick() => self.may_read().await?,
                 }
             }
         }
     }
 
     /// Waits until the reader has taken enough of what it was sent.
-    async fn room(&self) -> Result<OwnedSemaphorePermit, CutOff> {
-        tokio::select! {
-            biased;
-            permit = Arc::clone(&self.room).acquire_owned() => permit.map_err(|_| CutOff::Stopping),
-            () = self.app.stopping.cancelled() => Err(CutOff::Stopping),
+    async fn room(&mut self) -> Result<OwnedSemaphorePermit, CutOff> {
+        loop {
+            tokio::select! {
+                biased;
+                permit = Arc::clone(&self.room).acquire_owned() => return permit.map_err(|_| CutOff::Stopping),
+                () = self.app.stopping.cancelled() => return Err(CutOff::Stopping),
+                _ = self.looks.tick() => self.may_read().await?,
+            }
+        }
+    }
+
+    /// Breaks off where the key is not accepted any more.
+    async fn may_read(&self) -> Result<(), CutOff> {
+        match self.pass.holds(&self.app, &self.at.tenant).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(CutOff::Revoked),
+            Err(_) => Err(CutOff::Store),
         }
     }
 

@@ -4,7 +4,7 @@ use futures::StreamExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::world::{World, key_of};
 
 /// One event: its name, its id, its data.
 type Event = (String, String, Value);
@@ -215,4 +215,55 @@ async fn what_cannot_be_followed_is_refused() {
         .get("/v1/jobs/01920000-0000-7000-8000-000000000000/output/stream")
         .await
         .expect(404);
+}
+
+/// Output that nobody reads, more than is sent ahead.
+const MUCH: &str = "head -c 8388608 /dev/zero | tr '\\0' x";
+
+#[tokio::test]
+async fn a_stream_breaks_off_when_its_key_is_revoked() {
+    let world = World::new().await;
+    world.environment("e").await;
+    let body = json!({"command": "#print-then-hang now"});
+    let running = world.post("/v1/environments/e/exec", body).await;
+    let running = running.expect(202).json();
+    let ended = world.exec("e", MUCH).await;
+    let key = key_of("default", "a-key-for-a-while");
+    let store = &world.backends.store;
+    store.put_key(key.clone()).await.expect("accepted");
+    // One that waits for output, and one that does not take what there is.
+    let mut followed = Vec::new();
+    for job in [&running, &ended] {
+        let id = job["id"].as_str().expect("an id");
+        let path = format!("/v1/jobs/{id}/output/stream");
+        let request = world.bare(Method::GET, &path);
+        let response = request.bearer_auth("a-key-for-a-while").send().await;
+        let response = response.expect("a response");
+        assert_eq!(response.status(), 200);
+        let mut bytes = response.bytes_stream();
+        bytes.next().await.expect("a piece").expect("whole");
+        followed.push(bytes);
+    }
+    let revoked = store.remove_key(&key.tenant, &key.name).await;
+    assert!(revoked.expect("works"));
+    for mut bytes in followed {
+        let last = loop {
+            match bytes.next().await {
+                Some(Ok(piece)) => assert!(!contains(&piece, b"event: end")),
+                other => break other,
+            }
+        };
+        assert!(last.is_some_and(|piece| piece.is_err()), "it is cut off");
+    }
+    // Whose key is still accepted reads on.
+    let id = running["id"].as_str().expect("an id");
+    let path = format!("/v1/jobs/{id}/output/stream");
+    let following = events(&world, &path, None, |_| false);
+    let cancel = format!("/v1/jobs/{id}/cancel");
+    let (rest, _) = tokio::join!(following, world.post(&cancel, json!({})));
+    assert_eq!(of(&rest, "end").count(), 1);
+}
+
+fn contains(piece: &[u8], part: &[u8]) -> bool {
+    piece.windows(part.len()).any(|window| window == part)
 }

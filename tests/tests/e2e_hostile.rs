@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use reqwest::Method;
 use serde_json::{Value, json};
-use tests::program::{Answer, Client, Program, id_of, wait_until};
+use tests::program::{Answer, Client, Program, files_below, id_of, wait_until};
 
 /// Bytes of output that a job may keep here.
 const OUTPUT_LIMIT: u64 = 1 << 20;
@@ -44,9 +45,11 @@ impl Place {
 async fn lodge(program: &Program, place: &Place, word: &str) -> String {
     place.take(word);
     let known = program.folder().lives();
+    // An environment that may store little, so that it is soon known what is more.
+    let body = json!({ "id": word, "resources": { "storage": "1Mi" } });
     let job = program
         .client()
-        .post("/v1/environments", &json!({ "id": word }))
+        .post("/v1/environments", &body)
         .await
         .expect(202)
         .json();
@@ -245,4 +248,34 @@ async fn a_runner_that_lies_harms_its_own_environment_alone() {
         .json();
     assert_eq!(client.ended(id_of(&started)).await["state"], "succeeded");
     assert_eq!(client.printed("endless", "echo honest").await, "honest\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_has_more_than_there_can_be_fills_no_disk() {
+    let program = Program::start().await;
+    let client = program.client();
+    let place = Place::of(&program);
+    let create = lodge(&program, &place, "huge").await;
+    assert_eq!(client.ended(&create).await["state"], "succeeded");
+    let path = "/v1/environments/huge/files";
+    for (what, kind) in [("content", "download"), ("archive", "pack")] {
+        let request = client.request(Method::GET, &format!("{path}/{what}?path=file"));
+        // Where parts of an archive were sent before it was known, the answer is cut off.
+        if let Ok(answer) = client.try_send(request).await {
+            let refused = answer.expect(413).json();
+            assert_eq!(refused["code"], "too_large", "{refused}");
+        }
+        let jobs = client.get(&format!("/v1/jobs?kind={kind}")).await.json();
+        let job = client.ended(id_of(&jobs["jobs"][0])).await;
+        assert_eq!(job["error"]["code"], "too_large", "{job}");
+    }
+    let body = json!({ "path": "file", "bucket": "results", "destination": "file" });
+    let publish = client.post("/v1/environments/huge/artifacts", &body).await;
+    let publish = end_of(&client, publish).await;
+    assert_eq!(publish["error"]["code"], "too_large", "{publish}");
+    wait_until("nothing of it is kept", async || {
+        let blobs = program.folder().path().join("blobs");
+        files_below(&blobs).is_empty()
+    })
+    .await;
 }

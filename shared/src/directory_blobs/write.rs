@@ -12,6 +12,7 @@ use super::temp::TempFile;
 use super::vault::{Locked, Vault};
 use super::{folder, unavailable};
 use crate::ports::{BlobError, BlobInfo, BlobName};
+use crate::room;
 
 /// How often the folders of an object are made again when somebody removes them as empty meanwhile.
 const TRIES: u32 = 100;
@@ -24,8 +25,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Adds bytes.
+    /// Adds bytes, unless the disk, which others need as well, has hardly any room left.
     pub(super) fn write(mut self, pieces: &[Bytes]) -> Result<Self, BlobError> {
+        match room::is_short_at(&self.temp.file) {
+            Ok(false) => {}
+            Ok(true) => return Err(unavailable(&Errno::NOSPC)),
+            Err(error) => return Err(unavailable(&folder::errno(error))),
+        }
         for piece in pieces {
             self.temp
                 .file

@@ -14,6 +14,7 @@
 //! | `stranger` | ends commands with the record of another job |
 //! | `numbers` | ends commands with numbers that cannot be |
 //! | `wordy` | says why a command did not start in a megabyte |
+//! | `huge` | announces a file of more than a disk holds, and sends content for ever |
 //! | `crowd` | lists more entries than there can be; reads more bytes than it announced |
 
 use std::error::Error;
@@ -245,10 +246,11 @@ impl Runner for Liar {
             return Ok(Response::new(stream::pending().boxed()));
         }
         let event = |event| Ok(proto::ReadFileEvent { event: Some(event) });
+        let size = if self.is("huge") { u64::MAX / 2 } else { 10 };
         let head = Event::Head(proto::FileHead {
             path: Bytes::from_static(b"/app/file"),
-            size: 10,
-            length: 10,
+            size,
+            length: size,
             modified_ns: i64::MIN,
             ..Default::default()
         });
@@ -283,7 +285,22 @@ impl Runner for Liar {
     }
 
     async fn pack(&self, _: Request<proto::PackRequest>) -> Answer<Self::PackStream> {
-        Ok(Response::new(stream::pending().boxed()))
+        use proto::pack_event::Event;
+        if !self.is("huge") {
+            return Ok(Response::new(stream::pending().boxed()));
+        }
+        let event = |event| Ok(proto::PackEvent { event: Some(event) });
+        let head = Event::Head(proto::PackHead {
+            path: Bytes::from_static(b"/app"),
+        });
+        let data = move || {
+            event(Event::Data(Bytes::from(vec![
+                b'x';
+                runner::MAX_FRAME_BYTES
+            ])))
+        };
+        let events = stream::iter([event(head)]).chain(stream::repeat_with(data));
+        Ok(Response::new(events.boxed()))
     }
 
     async fn unpack(

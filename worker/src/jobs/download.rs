@@ -17,7 +17,7 @@ pub(crate) async fn run(task: &Task, path: &Octets, wanted: &Wanted) -> End {
         Lane::Bulk,
         Effect::Reads,
         |client, _permit| async move {
-            let (head, bytes) = read::open_wanted(client, path, wanted).await?;
+            let (head, bytes) = read::open_wanted(client, path, wanted, read::most(task)).await?;
             let content = keep::keep(task, Some(head.clone()), bytes).await?;
             Ok(End::outcome(Outcome::success(JobResult::Downloaded {
                 head,

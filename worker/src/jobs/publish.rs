@@ -32,7 +32,7 @@ pub(crate) async fn run(task: &Task, input: &PublishInput) -> End {
         Lane::Bulk,
         Effect::Reads,
         |client, _permit| async move {
-            let (head, bytes) = read::open(client, &input.path).await?;
+            let (head, bytes) = read::open(client, &input.path, read::most(task)).await?;
             let breakage = Breakage::default();
             match task.context.blobs.put(name, noting(bytes, &breakage)).await {
                 Ok(info) if info.size == head.length => {

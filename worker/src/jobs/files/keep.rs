@@ -9,7 +9,7 @@ use shared::ports::StoreError;
 use shared::staging::{self, INLINE_BYTES, PART_BYTES};
 
 use super::Failure;
-use super::read::FileBytes;
+use super::read::{FileBytes, most, too_large};
 use crate::execute::{End, Task};
 
 /// The end of a read of which parts were kept by a worker that went away: the files may have changed since, and must not
@@ -21,18 +21,22 @@ pub(in crate::jobs) fn interrupted() -> End {
     ))
 }
 
-/// Keeps all of the bytes; `head` is what is known of the file, none of an archive.
+/// Keeps all of the bytes, unless there are more than there can be; `head` is what is known of the file, none of an archive.
 pub(in crate::jobs) async fn keep(
     task: &Task,
     head: Option<DownloadHead>,
     mut bytes: FileBytes,
 ) -> Result<ByteContent, Failure> {
     let (mut waiting, mut parts, mut size) = (BytesMut::new(), 0, 0);
+    let most = most(task);
     loop {
         let piece = bytes.next().await.transpose()?;
         let done = piece.is_none();
         if let Some(piece) = piece {
             size += piece.len() as u64;
+            if size > most {
+                return Err(too_large(most));
+            }
             waiting.extend_from_slice(&piece);
         }
         if done && parts == 0 && waiting.len() <= INLINE_BYTES {

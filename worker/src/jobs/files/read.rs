@@ -7,13 +7,33 @@ use runner::proto::read_file_event::Event;
 use runner::proto::{FileHead, PackEvent, PackRequest, ReadFileEvent, ReadFileRequest, pack_event};
 use shared::job::{DownloadHead, Span, Verdict, Wanted};
 use shared::octets::Octets;
+use shared::resources::ByteSize;
 use tonic::{Status, Streaming};
 
 use super::{ANSWER_TIME, Failure, in_time, time};
+use crate::execute::Task;
 use crate::links::Client;
 
 /// How often a file that changes is looked at.
 const MAX_LOOKS: usize = 5;
+
+/// What is read of an environment at once at most, where it may store less, in bytes: programs of its image are files too.
+const LEAST_MOST: u64 = 256 << 20;
+
+/// How much may be read of an environment at once: as much as it may store. A runner that lies announces and sends more
+/// than there is, for ever.
+pub(in crate::jobs) fn most(task: &Task) -> u64 {
+    let storage = task.environment.spec.resources.storage.0;
+    storage.max(LEAST_MOST)
+}
+
+pub(super) fn too_large(most: u64) -> Failure {
+    let most = ByteSize(most);
+    Failure::job(
+        "too_large",
+        format!("it is larger than all that the environment may store ({most}): read it in parts"),
+    )
+}
 
 /// A file's bytes. They end with an error unless all of them arrived.
 pub(in crate::jobs) type FileBytes = BoxStream<'static, Result<Bytes, Status>>;
@@ -22,12 +42,16 @@ pub(in crate::jobs) type FileBytes = BoxStream<'static, Result<Bytes, Status>>;
 pub(in crate::jobs) async fn open(
     client: Client,
     path: &Octets,
+    most: u64,
 ) -> Result<(DownloadHead, FileBytes), Failure> {
     let request = ReadFileRequest {
         path: path.0.clone(),
         ..ReadFileRequest::default()
     };
     let (head, events) = begin(client, request).await?;
+    if head.size > most {
+        return Err(too_large(most));
+    }
     let (size, etag) = (head.size, etag_of(&head));
     let span = Wanted::default().span(size, &etag);
     let bytes = bytes_of(events, span.length);
@@ -40,9 +64,10 @@ pub(in crate::jobs) async fn open_wanted(
     client: Client,
     path: &Octets,
     wanted: &Wanted,
+    most: u64,
 ) -> Result<(DownloadHead, FileBytes), Failure> {
     if wanted.is_everything() {
-        return open(client, path).await;
+        return open(client, path, most).await;
     }
     for _ in 0..MAX_LOOKS {
         let look = ReadFileRequest {
@@ -56,6 +81,9 @@ pub(in crate::jobs) async fn open_wanted(
         let has_bytes = matches!(span.verdict, Verdict::Whole | Verdict::Part);
         if wanted.only_head || !has_bytes || span.length == 0 {
             return Ok((head_of(head, etag, span), stream::empty().boxed()));
+        }
+        if span.length > most {
+            return Err(too_large(most));
         }
         let read = ReadFileRequest {
             path: path.0.clone(),

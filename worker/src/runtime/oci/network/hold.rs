@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::super::files;
@@ -58,12 +58,14 @@ impl Hold {
             let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
             openat(CWD, path, flags, Mode::empty())
         };
-        match open(OFlags::WRONLY) {
-            // So the kernel says that a pipe has no reader.
-            Err(Errno::NXIO) => Ok(Some(open(OFlags::RDONLY)?)),
-            Err(error) => Err(error.into()),
-            Ok(_) => Ok(None),
+        let writing = open(OFlags::WRONLY)?;
+        let mut looked = [PollFd::new(&writing, PollFlags::OUT)];
+        poll(&mut looked, Some(&Timespec::default()))?;
+        // So the kernel says that a pipe has no reader.
+        if !looked[0].revents().contains(PollFlags::ERR) {
+            return Ok(None);
         }
+        Ok(Some(open(OFlags::RDONLY)?))
     }
 }
 

@@ -14,8 +14,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use shared::config::{AuthMode, Loaded};
+use shared::config::{AuthMode, Loaded, RuntimeKind};
 use shared::data_dir::data_lock;
+use shared::ports::{Runtime, RuntimeError};
 use shared::telemetry;
 use tokio::net::TcpListener;
 
@@ -62,8 +63,7 @@ async fn run(loaded: &Loaded) -> Result<(), Failure> {
     let (listener, address) = bind(loaded.settings.server.listen).await?;
     let ports = Ports::open(&loaded.settings, &loaded.data_dir).await?;
     if loaded.settings.worker.concurrency > 0 {
-        let checked = ports.runtime.check().await;
-        checked.map_err(|error| Failure::told(&error))?;
+        look_at_runtime(loaded, ports.runtime.as_ref()).await?;
     }
     accept_keys(loaded, &ports).await?;
     let mut roles = Roles::start(&loaded.settings, ports, listener)?;
@@ -87,6 +87,20 @@ async fn run(loaded: &Loaded) -> Result<(), Failure> {
     }
     tracing::info!("stopped");
     ended_early.map_or(Ok(()), Err)
+}
+
+/// A machine that cannot run environments will not be able to later; a cluster that does not answer now may.
+async fn look_at_runtime(loaded: &Loaded, runtime: &dyn Runtime) -> Result<(), Failure> {
+    match (runtime.check().await, loaded.settings.runtime.kind) {
+        (Err(RuntimeError::Unavailable(why)), RuntimeKind::Kubernetes) => {
+            tracing::warn!(
+                why,
+                "the cluster cannot be used yet; it is tried again, and /ready tells"
+            );
+            Ok(())
+        }
+        (checked, _) => checked.map_err(|error| Failure::told(&error)),
+    }
 }
 
 /// Waits for the roles; when the grace has run out they drop what they hold, which loses nothing.

@@ -117,6 +117,9 @@ pub struct Reason {
 }
 
 impl Reason {
+    /// The code of an environment of whose node there is no word: it may be alive.
+    pub const NODE_LOST: &'static str = "node_lost";
+
     /// A reason from its two parts. A very long message is cut off.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
@@ -196,6 +199,11 @@ pub enum EnvironmentEvent {
     },
     /// What hinders or holds up the current phase.
     Note(Reason),
+    /// What was noted of a running environment does not hold any more.
+    Passed {
+        /// The code of the reason.
+        code: String,
+    },
 }
 
 /// A lifecycle job that the environment's phase does not allow.
@@ -409,6 +417,18 @@ impl Environment {
                 reason: Some(reason.clone()),
                 ..self.clone()
             },
+            (Event::Passed { code }, Running)
+                if current
+                    && self
+                        .reason
+                        .as_ref()
+                        .is_some_and(|reason| reason.code == *code) =>
+            {
+                Self {
+                    reason: None,
+                    ..self.clone()
+                }
+            }
             _ => {
                 return Err(StaleEvent {
                     phase: self.phase.as_str(),

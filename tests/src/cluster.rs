@@ -91,9 +91,14 @@ impl Cluster {
         client(&self.kubeconfig).await
     }
 
-    /// A new namespace.
+    /// A new namespace under Pod Security `restricted`.
     pub async fn namespace(&self) -> Namespace {
-        Namespace::new(&self.kubeconfig).await
+        self.namespace_under("restricted").await
+    }
+
+    /// A new namespace under another level of Pod Security.
+    pub async fn namespace_under(&self, security: &str) -> Namespace {
+        Namespace::new(&self.kubeconfig, security).await
     }
 
     /// A part of the test's own cluster, to be troubled.

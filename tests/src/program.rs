@@ -22,6 +22,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+mod begun;
 mod client;
 mod events;
 mod folder;
@@ -30,6 +31,7 @@ mod host;
 pub mod ordinary;
 mod output;
 
+pub use begun::Begun;
 pub use client::{Answer, Client, id_of};
 pub use events::Followed;
 pub use folder::DataFolder;
@@ -110,6 +112,14 @@ impl Program {
         assert!(self.child.is_none(), "it runs");
         self.launch();
         self.until_ready().await;
+    }
+
+    /// Starts a new process on the same folder, and waits until it listens: what it needs may be away.
+    pub async fn restart_unready(&mut self) {
+        assert!(self.child.is_none(), "it runs");
+        self.launch();
+        self.until("listens", async |program| !program.url.is_empty())
+            .await;
     }
 
     /// Sets a variable of the next start; none takes it away.
@@ -252,20 +262,28 @@ impl Program {
 
     /// Waits for the address in the log, then for readiness.
     async fn until_ready(&mut self) {
+        self.until("is ready", async |program| {
+            !program.url.is_empty() && program.client().is_ready().await
+        })
+        .await;
+    }
+
+    async fn until(&mut self, what: &str, holds: impl AsyncFn(&Self) -> bool) {
         let began = Instant::now();
         let pid = self.pid().to_string();
         while began.elapsed() < LONG {
             if self.has_ended() {
-                panic!("it ended before it was ready (process {pid})");
+                panic!("it ended before it {what} (process {pid})");
             }
             if self.url.is_empty() {
                 self.url = self.announced().unwrap_or_default();
-            } else if self.client().is_ready().await {
+            }
+            if holds(self).await {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        panic!("it did not become ready (process {pid})");
+        panic!("it never {what} (process {pid})");
     }
 
     /// The address that the latest start told.

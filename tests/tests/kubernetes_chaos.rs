@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::{Value, json};
 use tests::cluster::{Cluster, Namespace, Part, serve};
+use tests::conformance::runtime::given::until;
 use tests::program::{Client, Program, id_of, processes_with, wait_until};
 
 /// How long the cluster's store stands still: longer than its clients wait for one answer.
@@ -127,11 +128,44 @@ async fn commands_outlive_the_api_server_and_a_store_that_stands_still() {
     place.assert_nothing_left().await;
 }
 
+fn is_ready(node: &Node) -> bool {
+    let conditions = node
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_whose_node_says_nothing_is_not_taken_for_gone_before_its_node_is() {
     let place = Place::new().await;
     let (cluster, client) = (&place.cluster, place.program.client());
-    cluster.part(Part::Kubelet).pause().await;
+    let kubelet = cluster.part(Part::Kubelet);
+    let told = async |reason: Value| {
+        // The cluster takes most of a minute to lose a node.
+        until(async || {
+            let status = status(&client).await;
+            status["phase"] == "running" && status["reason"] == reason
+        })
+        .await;
+    };
+    kubelet.pause().await;
+    told(json!("node_lost")).await;
+    kubelet.resume().await;
+    told(Value::Null).await;
+    assert_eq!(client.printed("env", "echo well").await, "well\n");
+
+    // A node that was not heard of yet cannot be lost once more.
+    let nodes: Api<Node> = Api::all(cluster.client().await);
+    until(async || {
+        let nodes = nodes.list(&ListParams::default()).await.expect("listed");
+        nodes.iter().all(is_ready)
+    })
+    .await;
+    kubelet.pause().await;
+    told(json!("node_lost")).await;
     let delete = client.delete("/v1/environments/env").await.expect(202);
     wait_until("the environment says what it waits for", async || {
         let status = status(&client).await;
@@ -142,7 +176,6 @@ async fn a_pod_whose_node_says_nothing_is_not_taken_for_gone_before_its_node_is(
     let pods = pods.list(&ListParams::default()).await.expect("listed");
     assert_eq!(pods.items.len(), 1, "nobody forced it away");
 
-    let nodes: Api<Node> = Api::all(cluster.client().await);
     for node in nodes.list(&ListParams::default()).await.expect("listed") {
         let name = node.metadata.name.expect("a name");
         nodes

@@ -5,6 +5,7 @@ use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams};
 use serde_json::{Value, json};
 use tests::cluster::{Cluster, NO_IMAGE, Namespace, kill_first_process, serve};
+use tests::conformance::runtime::given::until;
 use tests::program::{Client, Program, id_of, wait_until};
 
 /// The program, and where its environments are.
@@ -195,6 +196,57 @@ async fn what_is_asked_while_a_container_ends_runs_once_or_says_what_ended_it() 
         let written = made.status == 200 || made.text().contains("environment_gone");
         assert!(written, "{} {}", made.status, made.text());
     }
+}
+
+#[tokio::test]
+async fn a_first_process_that_does_not_stay_is_given_up_with_its_pod() {
+    let Service {
+        client, namespace, ..
+    } = &Service::start().await;
+    client.create("env").await;
+    // Its records are a folder now, so that none of its next starts gets far.
+    let spoil = "echo kept > file; sync; cd /.em/state/runner && mv journal was && mkdir journal";
+    client.printed("env", spoil).await;
+    kill_first_process(&pod(namespace).await);
+    // The node waits for ten seconds, then for twenty.
+    until(async || {
+        let status = status(client, "env").await;
+        status["phase"] == "failed" && status["reason"] == "exited"
+    })
+    .await;
+    let pods: Api<Pod> = namespace.api();
+    let left = pods.list(&Default::default()).await.expect("listed").items;
+    assert!(left.is_empty(), "it would be started again and again");
+    let start = client.post("/v1/environments/env/start", &json!({})).await;
+    let start = client.ended(id_of(&start.expect(202).json())).await;
+    assert_eq!(start["state"], "succeeded", "{start}");
+    assert_eq!(client.printed("env", "cat file").await, "kept\n");
+}
+
+#[tokio::test]
+async fn a_service_whose_cluster_is_away_starts_and_says_so_until_it_is_there() {
+    let cluster = Cluster::shared().await;
+    let namespace = cluster.namespace().await;
+    let route = cluster.route().await;
+    let mut program = serve(&namespace, route.kubeconfig(), &[]).await;
+    program.kill9();
+    route.proxy.close(true);
+    program.restart_unready().await;
+    let client = program.client();
+    let ready = client.get("/ready").await;
+    assert_eq!(ready.status, 503, "{}", ready.text());
+    assert_eq!(ready.json()["runtime"], "error");
+    let create = client
+        .post("/v1/environments", &json!({ "id": "env" }))
+        .await;
+    let create = create.expect(202).json();
+    route.proxy.close(false);
+    wait_until("it is ready", async || {
+        client.get("/ready").await.status == 200
+    })
+    .await;
+    let create = client.ended(id_of(&create)).await;
+    assert_eq!(create["state"], "succeeded", "{create}");
 }
 
 #[tokio::test]

@@ -4,6 +4,12 @@
 mod bench;
 #[path = "runtime_kubernetes/crowd.rs"]
 mod crowd;
+#[path = "runtime_kubernetes/guards.rs"]
+mod guards;
+#[path = "runtime_kubernetes/lost_answers.rs"]
+mod lost_answers;
+#[path = "runtime_kubernetes/orphans.rs"]
+mod orphans;
 #[path = "runtime_kubernetes/restarts.rs"]
 mod restarts;
 #[path = "runtime_kubernetes/role.rs"]

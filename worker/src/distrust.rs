@@ -54,7 +54,8 @@ pub(crate) async fn after(task: &Task, outcome: &Outcome) {
         Ok(effects) => context.publish(effects).await,
         Err(error) => tracing::warn!(%error, "could not note that an environment failed"),
     }
-    if let Err(error) = context.runtime.kill(&task.job.uid).await {
+    let container = task.environment.container.as_deref();
+    if let Err(error) = context.runtime.kill(&task.job.uid, container).await {
         tracing::warn!(%error, "could not kill an environment");
     }
     context.links.forget_all(&task.job.uid);

@@ -84,7 +84,7 @@ fn parts(
         .saturating_sub(seen_for)
         .max(SignedDuration::ZERO);
     let container = held
-        .alive
+        .container
         .then_some((OrphanKind::Container, CONTAINER_TIME));
     let uid = held.uid.clone();
     let parts = container
@@ -119,11 +119,14 @@ async fn remove(context: &Context, orphan: &Orphan) -> Result<(), RuntimeError> 
 mod tests {
     use super::*;
 
-    fn held(alive: bool) -> Holding {
+    fn held(container: bool) -> Holding {
         Holding {
             uid: EnvironmentUid::new("aaaaaaaaaa").expect("a uid"),
-            alive,
+            // One that waits for a node, or was evicted, goes like any other.
+            alive: false,
+            container,
             restarts: 0,
+            unreachable: None,
             age_seconds: 1 << 30,
         }
     }

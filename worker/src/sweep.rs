@@ -14,7 +14,7 @@ use shared::environment::{Environment, EnvironmentEvent, Phase, Reason};
 use shared::ids::{EnvironmentUid, JobRef};
 use shared::job::QueueLane;
 use shared::lease::Observer;
-use shared::ports::{Cutoffs, Lane, RoleHolder, RuntimeError, Sight, StoreError};
+use shared::ports::{Cutoffs, Holding, Lane, RoleHolder, RuntimeError, Sight, StoreError};
 use shared::staging::{self, STAGING_BUCKET};
 
 use crate::context::Context;
@@ -31,6 +31,9 @@ const REPUBLISH_LIMIT: usize = 500;
 
 /// Between two thorough rounds, which look for orphans and remove what is past its time.
 const THOROUGH_PERIOD: Duration = Duration::from_mins(1);
+
+/// Restarts of a PID 1 that was never seen to run since, after which it is not waited for any longer.
+const RESTARTS_MOST: u32 = 3;
 
 const STAGING_SECONDS: u64 = 24 * 3600;
 /// How long jobs that only read are kept.
@@ -127,7 +130,7 @@ impl Sweep {
         let alive: HashMap<_, _> = holdings
             .iter()
             .filter(|held| held.alive)
-            .map(|held| (held.uid.clone(), held.restarts))
+            .map(|held| (held.uid.clone(), held))
             .collect();
         self.restarts.retain(|uid, _| alive.contains_key(uid));
         self.look_after_running(&alive).await?;
@@ -197,7 +200,7 @@ impl Sweep {
     /// again goes on as another incarnation; one that nobody uses is stopped when its idle time is over.
     async fn look_after_running(
         &mut self,
-        alive: &HashMap<EnvironmentUid, u32>,
+        alive: &HashMap<EnvironmentUid, &Holding>,
     ) -> Result<(), SweepError> {
         let mut after = None;
         loop {
@@ -211,13 +214,14 @@ impl Sweep {
             };
             after = Some(last.at());
             for environment in &page {
-                let Some(restarts) = alive.get(&environment.uid) else {
+                let Some(held) = alive.get(&environment.uid) else {
                     told(self.mark_fault(environment).await);
                     continue;
                 };
-                if *restarts > 0 {
-                    self.mark_restart(environment, *restarts).await;
+                if held.restarts > 0 {
+                    self.mark_restart(environment, held.restarts).await;
                 }
+                told(self.note_reach(environment, held).await);
                 told(self.look_for_idleness(environment).await);
             }
         }
@@ -233,10 +237,56 @@ impl Sweep {
         Ok(())
     }
 
+    /// Lets the status of an environment say for how long there is no word of its node.
+    async fn note_reach(
+        &self,
+        environment: &Environment,
+        held: &Holding,
+    ) -> Result<(), SweepError> {
+        let event = match (&held.unreachable, &environment.reason) {
+            (Some(why), told) if told.as_ref() != Some(why) => EnvironmentEvent::Note(why.clone()),
+            (None, Some(told)) if told.code == Reason::NODE_LOST => EnvironmentEvent::Passed {
+                code: told.code.clone(),
+            },
+            _ => return Ok(()),
+        };
+        self.happened(environment, event).await
+    }
+
+    async fn happened(
+        &self,
+        environment: &Environment,
+        event: EnvironmentEvent,
+    ) -> Result<(), SweepError> {
+        let context = &self.context;
+        let effects = context
+            .store
+            .environment_event(
+                &environment.at(),
+                environment.generation,
+                event,
+                context.clock.now(),
+            )
+            .await?;
+        context.publish(effects).await;
+        Ok(())
+    }
+
     async fn mark_fault(&self, environment: &Environment) -> Result<(), SweepError> {
         let context = &self.context;
         let reason = match context.runtime.inspect(&environment.uid).await? {
-            Sight::Alive | Sight::Starting { .. } => return Ok(()),
+            Sight::Alive => return Ok(()),
+            Sight::Starting { reason, restarts } => {
+                if restarts < environment.restarts.saturating_add(RESTARTS_MOST) {
+                    return Ok(());
+                }
+                // Nothing of it goes on by itself.
+                let container = environment.container.as_deref();
+                context.runtime.kill(&environment.uid, container).await?;
+                reason.unwrap_or_else(|| {
+                    Reason::new("exited", "the environment's PID 1 does not stay")
+                })
+            }
             Sight::Stopped { reason } => {
                 reason.unwrap_or_else(|| Reason::new("exited", "the environment's PID 1 has ended"))
             }
@@ -250,17 +300,7 @@ impl Sweep {
             incarnation,
             reason,
         };
-        let effects = context
-            .store
-            .environment_event(
-                &environment.at(),
-                environment.generation,
-                fault,
-                context.clock.now(),
-            )
-            .await?;
-        context.publish(effects).await;
-        Ok(())
+        self.happened(environment, fault).await
     }
 
     async fn mark_restart(&mut self, environment: &Environment, restarts: u32) {

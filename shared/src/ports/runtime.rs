@@ -31,6 +31,8 @@ pub struct Started {
     pub container: String,
     /// How often the runtime has started PID 1 again by itself in it.
     pub restarts: u32,
+    /// The runtime's own id of this very container, where a name is given out again.
+    pub object: Option<String>,
     /// Where container and volume are found, on a runtime that others look into as well.
     pub place: Option<Place>,
     /// Limits of the spec that cannot be enforced here, such as `storage`.
@@ -55,6 +57,8 @@ pub enum Sight {
     Starting {
         /// What holds it up, if anything does.
         reason: Option<Reason>,
+        /// How often the runtime has started it again by itself.
+        restarts: u32,
     },
     /// The volume is there, the container is not, or its PID 1 has ended.
     Stopped {
@@ -88,8 +92,12 @@ pub struct Holding {
     pub uid: EnvironmentUid,
     /// Whether its PID 1 is alive.
     pub alive: bool,
+    /// Whether there is a container, alive or not.
+    pub container: bool,
     /// How often the runtime has started PID 1 again by itself, in the same container.
     pub restarts: u32,
+    /// Why it cannot be reached just now, though it may be alive.
+    pub unreachable: Option<Reason>,
     /// Seconds since it was made, by the runtime's own record.
     pub age_seconds: u64,
 }
@@ -178,7 +186,12 @@ pub trait Runtime: Send + Sync {
 
     /// Waits until the PID 1 of a container that was made has been started, and says what holds it up. An error says why
     /// it will not be started; nothing of it starts later by itself then. It may be dropped at any point.
-    async fn started(&self, _placement: &Placement, _heard: &Heard) -> Result<(), RuntimeError> {
+    async fn started(
+        &self,
+        _placement: &Placement,
+        _made: &Started,
+        _heard: &Heard,
+    ) -> Result<(), RuntimeError> {
         Ok(())
     }
 
@@ -199,8 +212,10 @@ pub trait Runtime: Send + Sync {
     /// Removes container, volume and records at once. Returns when they are gone. Nothing to delete is success.
     async fn delete(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError>;
 
-    /// Kills PID 1 and all with it, at once, and returns when that is confirmed. The volume stays.
-    async fn kill(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError>;
+    /// Kills PID 1 and all with it, at once, and returns when that is confirmed. The volume stays. Where a container is
+    /// named, another one that the life has by now is left alone.
+    async fn kill(&self, uid: &EnvironmentUid, container: Option<&str>)
+    -> Result<(), RuntimeError>;
 
     /// What is there of a life.
     async fn inspect(&self, uid: &EnvironmentUid) -> Result<Sight, RuntimeError>;

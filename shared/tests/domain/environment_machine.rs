@@ -45,6 +45,9 @@ fn event() -> impl Strategy<Value = EnvironmentEvent> {
             }
         }),
         reason().prop_map(EnvironmentEvent::Note),
+        prop_oneof![Just("x"), Just("z")].prop_map(|code| EnvironmentEvent::Passed {
+            code: code.to_owned(),
+        }),
     ]
 }
 

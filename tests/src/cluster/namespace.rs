@@ -10,7 +10,7 @@ use serde_json::json;
 use super::picture;
 use crate::program::wait_until;
 
-/// A new namespace under Pod Security `restricted`. When it is dropped it is deleted with all that is in it; when the
+/// A new namespace under a level of Pod Security. When it is dropped it is deleted with all that is in it; when the
 /// test has failed, what is in it is shown first.
 pub struct Namespace {
     kubeconfig: PathBuf,
@@ -19,12 +19,12 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    pub(super) async fn new(kubeconfig: &Path) -> Self {
+    pub(super) async fn new(kubeconfig: &Path, security: &str) -> Self {
         let client = super::client(kubeconfig).await;
         let name = format!("test-{:016x}", rand::random::<u64>());
         let labels = json!({
             "environment-manager.test": "true",
-            "pod-security.kubernetes.io/enforce": "restricted",
+            "pod-security.kubernetes.io/enforce": security,
             "pod-security.kubernetes.io/enforce-version": "latest",
         });
         let object = json!({ "metadata": { "name": name, "labels": labels } });

@@ -79,9 +79,13 @@ impl Runtime for Refusing {
         self.inner.delete(uid).await
     }
 
-    async fn kill(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
+    async fn kill(
+        &self,
+        uid: &EnvironmentUid,
+        container: Option<&str>,
+    ) -> Result<(), RuntimeError> {
         self.ask(Asked::Kill, Some(uid))?;
-        self.inner.kill(uid).await
+        self.inner.kill(uid, container).await
     }
 
     async fn inspect(&self, uid: &EnvironmentUid) -> Result<Sight, RuntimeError> {

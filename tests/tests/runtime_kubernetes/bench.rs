@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{Api, ListParams};
-use shared::clock::SystemClock;
+use shared::clock::{Clock, SystemClock};
 use shared::config::RuntimeSettings;
 use shared::ids::{EnvironmentUid, InstanceId};
 use shared::ports::Runtime;
@@ -27,8 +27,13 @@ impl Bench {
     }
 
     pub(crate) async fn on(cluster: &Cluster) -> Self {
+        Self::under(cluster, "restricted").await
+    }
+
+    /// In a namespace under a level of Pod Security.
+    pub(crate) async fn under(cluster: &Cluster, security: &str) -> Self {
         Self {
-            namespace: cluster.namespace().await,
+            namespace: cluster.namespace_under(security).await,
             kubeconfig: cluster.kubeconfig().to_owned(),
         }
     }
@@ -69,12 +74,23 @@ impl Bench {
         settings: KubernetesSettings,
         instance: InstanceId,
     ) -> Arc<dyn Runtime> {
+        self.open_at(settings, instance, Arc::new(SystemClock))
+            .await
+    }
+
+    /// The adapter for an instance, by a clock.
+    pub(crate) async fn open_at(
+        &self,
+        settings: KubernetesSettings,
+        instance: InstanceId,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<dyn Runtime> {
         let access = AccessSettings {
             kubeconfig: Some(self.kubeconfig.clone()),
             ..AccessSettings::default()
         };
         let access = access::connect(&access).await.expect("a client");
-        let runtime = KubernetesRuntime::open(access, settings, instance, Arc::new(SystemClock));
+        let runtime = KubernetesRuntime::open(access, settings, instance, clock);
         until(async || runtime.check().await.is_ok()).await;
         Arc::new(runtime)
     }
@@ -106,6 +122,13 @@ impl Bench {
         let mut found = pods.list(&of_life).await.expect("listed").items;
         assert_eq!(found.len(), 1, "one pod of a life");
         found.remove(0)
+    }
+
+    /// The claims of a life.
+    pub(crate) async fn claims(&self, uid: &EnvironmentUid) -> Vec<PersistentVolumeClaim> {
+        let of_life = ListParams::default().labels(&format!("environment-manager/uid={uid}"));
+        let claims: Api<PersistentVolumeClaim> = self.namespace.api();
+        claims.list(&of_life).await.expect("listed").items
     }
 
     /// What a failed case left would be seen by the next one; what the whole suite left is seen here.

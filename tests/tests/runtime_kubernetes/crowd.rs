@@ -1,5 +1,6 @@
 //! Many environments at once on one node, and nothing asked of the API server for those that idle.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -7,25 +8,28 @@ use shared::resources::{ByteSize, Cpu, Resources};
 use tests::cluster::Cluster;
 
 use super::bench::Bench;
+use super::warm;
+
+/// So little that a node with two processors has room for fifty.
+const SMALL: Resources = Resources {
+    cpu: Cpu { millis: 200 },
+    memory: ByteSize(48 << 20),
+    storage: ByteSize(16 << 20),
+    pids: 64,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_at_once_are_made_used_and_deleted() {
     let bench = Bench::new().await;
     let given = bench.given().await;
-    let small = Resources {
-        cpu: Cpu { millis: 200 },
-        memory: ByteSize(48 << 20),
-        storage: ByteSize(16 << 20),
-        pids: 64,
-    };
-    let lodgings: Vec<_> = (0..50).map(|_| given.life_with(small)).collect();
+    let lodgings: Vec<_> = (0..50).map(|_| given.life_with(SMALL)).collect();
     let made = lodgings.iter().map(|lodging| async {
-        lodging.runtime.create(&lodging.placement).await.unwrap();
+        let made = lodging.runtime.create(&lodging.placement).await.unwrap();
         let heard = Default::default();
         // A node with two processors takes its time for fifty.
         lodging
             .runtime
-            .started(&lodging.placement, &heard)
+            .started(&lodging.placement, &made, &heard)
             .await
             .unwrap();
         let name = lodging.uid().to_string();
@@ -38,6 +42,29 @@ async fn fifty_at_once_are_made_used_and_deleted() {
     assert_eq!(alive.iter().filter(|held| held.alive).count(), 50);
     join_all(lodgings.iter().map(|lodging| lodging.delete())).await;
     assert_eq!(runtime.list().await.unwrap(), []);
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_from_the_pool_and_twenty_cold_at_once() {
+    let bench = Bench::new().await;
+    let given = bench.given().await;
+    let lodgings: Vec<_> = (0..40).map(|_| given.life_with(SMALL)).collect();
+    warm::ready_for(&bench, &given, &lodgings[0], 20).await;
+    let made = join_all(lodgings.iter().map(async |lodging| {
+        let made = lodging.try_create().await.unwrap();
+        let name = lodging.uid().to_string();
+        let said = lodging
+            .run(&format!("ls -A; echo {name} > name; cat name"))
+            .await;
+        assert_eq!(said.text(), name, "it is new");
+        made.container
+    }))
+    .await;
+    let from_pool = made.iter().filter(|name| warm::is_warm(name)).count();
+    assert_eq!(from_pool, 20, "{made:?}");
+    assert_eq!(made.iter().collect::<BTreeSet<_>>().len(), 40, "{made:?}");
+    join_all(lodgings.iter().map(|lodging| lodging.delete())).await;
     bench.assert_nothing_left().await;
 }
 

@@ -63,7 +63,7 @@ async fn use_all(bench: &Bench, given: &Given) {
     lodging.stop().await;
     lodging.start().await;
     assert_eq!(lodging.run("cat file").await.text(), "there");
-    lodging.runtime.kill(lodging.uid()).await.unwrap();
+    lodging.runtime.kill(lodging.uid(), None).await.unwrap();
     lodging.runtime.inspect(lodging.uid()).await.unwrap();
     let mut without = given.life();
     without.placement.spec.image = NO_IMAGE.to_owned();

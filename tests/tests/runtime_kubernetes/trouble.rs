@@ -27,9 +27,10 @@ async fn given_with(bench: &Bench, change: impl FnOnce(&mut KubernetesSettings))
 
 /// What was heard while it was held up, and how it failed.
 async fn failed(lodging: &Lodging) -> (Option<Reason>, RuntimeError) {
-    lodging.runtime.create(&lodging.placement).await.unwrap();
+    let made = lodging.runtime.create(&lodging.placement).await.unwrap();
     let heard = Heard::default();
-    let started = within(lodging.runtime.started(&lodging.placement, &heard)).await;
+    let starting = lodging.runtime.started(&lodging.placement, &made, &heard);
+    let started = within(starting).await;
     let reason = heard.borrow().clone();
     (reason, started.expect_err("it cannot start"))
 }

@@ -15,6 +15,9 @@ use tests::conformance::runtime::given::{Lodging, until};
 
 use super::bench::Bench;
 
+/// As many as the adapter makes in one round.
+const MADE_AT_ONCE: usize = 10;
+
 const WARM: &str = "environment-manager/warm";
 
 /// Nobody's pods that run.
@@ -45,9 +48,19 @@ fn wanted(given: &Given, count: usize) -> Vec<Warm> {
 
 /// Has so many ready of what a life asks for.
 pub(crate) async fn ready(bench: &Bench, given: &Given, count: usize) {
-    let wanted = wanted(given, count);
-    given.bed.runtime.keep_warm(&wanted).await.unwrap();
-    until(async || warm_pods(bench).await.len() == count).await;
+    ready_for(bench, given, &given.life(), count).await;
+}
+
+/// The same for one life like many.
+pub(crate) async fn ready_for(bench: &Bench, given: &Given, life: &Lodging, count: usize) {
+    let mut now = 0;
+    while now < count {
+        now = count.min(now + MADE_AT_ONCE);
+        let spec = life.placement.spec.clone();
+        let wanted = [Warm { spec, count: now }];
+        given.bed.runtime.keep_warm(&wanted).await.unwrap();
+        until(async || warm_pods(bench).await.len() == now).await;
+    }
     has_seen_it(given).await;
 }
 
@@ -64,7 +77,7 @@ async fn has_seen_it(given: &Given) {
     other.delete().await;
 }
 
-fn is_warm(container: &str) -> bool {
+pub(crate) fn is_warm(container: &str) -> bool {
     container.starts_with("em-warm-")
 }
 

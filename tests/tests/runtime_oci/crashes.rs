@@ -139,7 +139,11 @@ async fn a_worker_may_be_killed_at_any_moment() {
                 assert_eq!(lodging.run("echo whole").await.text(), "whole");
             }
             1 => {
-                lodging.runtime.kill(lodging.uid()).await.expect("killed");
+                lodging
+                    .runtime
+                    .kill(lodging.uid(), None)
+                    .await
+                    .expect("killed");
                 lodging.create().await;
                 assert_eq!(lodging.run("id -u").await.text(), "1000");
             }

@@ -114,7 +114,7 @@ async fn folders_of_others_are_neither_listed_nor_touched() {
         .stop(&uid, Duration::ZERO)
         .await
         .expect("nothing to stop");
-    runtime.kill(&uid).await.expect("nothing to kill");
+    runtime.kill(&uid, None).await.expect("nothing to kill");
     runtime.delete(&uid).await.expect("nothing to delete");
     let mut lodging = bench.given().life();
     lodging.placement.uid = uid.clone();

@@ -38,7 +38,7 @@ pub(crate) async fn run(task: &Task, how: How) -> End {
         Err(request) => cancelled(request),
         Ok(Err(error)) => failed(reason_of(&error)),
         Ok(Ok(started)) => tokio::select! {
-            answer = started_and_answered(task) => match answer {
+            answer = started_and_answered(task, &started) => match answer {
                 Ok(link) => return running(started, link),
                 Err(reason) => failed(reason),
             },
@@ -53,7 +53,8 @@ pub(crate) async fn run(task: &Task, how: How) -> End {
 /// the environment.
 async fn clear(task: &Task) {
     let context = &task.context;
-    let killed = tokio::time::timeout(CLEAR_TIME, context.runtime.kill(&task.job.uid)).await;
+    let kill = context.runtime.kill(&task.job.uid, None);
+    let killed = tokio::time::timeout(CLEAR_TIME, kill).await;
     let why = match killed {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
@@ -104,11 +105,11 @@ fn placement(task: &Task) -> Placement {
     }
 }
 
-async fn started_and_answered(task: &Task) -> Result<Link, Reason> {
+async fn started_and_answered(task: &Task, made: &Started) -> Result<Link, Reason> {
     let until = task.context.clock.monotonic() + RUNTIME_TIME;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        match task.waiting(started(task)).await {
+        match task.waiting(started(task, made)).await {
             Ok(()) => return answer(task).await,
             Err(RuntimeError::Unavailable(why)) if task.context.clock.monotonic() < until => {
                 tracing::warn!(job = %task.at.job, why, "a start cannot be followed now");
@@ -120,10 +121,10 @@ async fn started_and_answered(task: &Task) -> Result<Link, Reason> {
 }
 
 /// Waits for the start of PID 1; the environment's status tells what holds it up.
-async fn started(task: &Task) -> Result<(), RuntimeError> {
+async fn started(task: &Task, made: &Started) -> Result<(), RuntimeError> {
     let (heard, mut hearing) = watch::channel(None);
     let placement = placement(task);
-    let starting = task.context.runtime.started(&placement, &heard);
+    let starting = task.context.runtime.started(&placement, made, &heard);
     tokio::pin!(starting);
     loop {
         tokio::select! {
@@ -160,7 +161,7 @@ async fn fetch(task: &Task, placement: &Placement) -> Result<(), RuntimeError> {
 
 /// A failed environment may still hold a container whose PID 1 hangs: a start is always a new one.
 async fn start_afresh(task: &Task, placement: &Placement) -> Result<Started, RuntimeError> {
-    task.context.runtime.kill(&placement.uid).await?;
+    task.context.runtime.kill(&placement.uid, None).await?;
     task.context.runtime.start(placement).await
 }
 

@@ -34,7 +34,8 @@ pub(crate) async fn kill(task: &Task) -> Kill {
         Err(error) => return Kill::NotYet(error.to_string()),
     }
     vacate::note(task, reason()).await;
-    if let Err(error) = task.context.runtime.kill(&task.job.uid).await {
+    let container = task.environment.container.as_deref();
+    if let Err(error) = task.context.runtime.kill(&task.job.uid, container).await {
         vacate::note(task, Reason::new("retrying", error.to_string())).await;
         return Kill::NotYet(error.to_string());
     }

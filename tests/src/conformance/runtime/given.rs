@@ -147,19 +147,19 @@ impl Lodging {
     /// Creates it; returns when PID 1 was started, or why it was not.
     pub async fn try_create(&self) -> Result<Started, RuntimeError> {
         let made = self.runtime.create(&self.placement).await?;
-        self.started().await.map(|()| made)
+        self.started(&made).await.map(|()| made)
     }
 
     /// Starts it.
     pub async fn start(&self) {
-        self.runtime.start(&self.placement).await.unwrap();
-        self.started().await.unwrap();
+        let made = self.runtime.start(&self.placement).await.unwrap();
+        self.started(&made).await.unwrap();
     }
 
-    /// Waits until PID 1 was started.
-    pub async fn started(&self) -> Result<(), RuntimeError> {
+    /// Waits until the PID 1 of what was made was started.
+    pub async fn started(&self, made: &Started) -> Result<(), RuntimeError> {
         let heard = Heard::default();
-        within(self.runtime.started(&self.placement, &heard)).await
+        within(self.runtime.started(&self.placement, made, &heard)).await
     }
 
     /// Stops it.

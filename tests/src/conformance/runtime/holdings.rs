@@ -36,7 +36,7 @@ pub(super) async fn what_is_of_another_instance_is_left_alone(given: &Given) {
     let own = &given.bed.runtime;
     assert_eq!(own.inspect(foreign.uid()).await.unwrap(), Sight::Absent);
     own.stop(foreign.uid(), Duration::ZERO).await.unwrap();
-    own.kill(foreign.uid()).await.unwrap();
+    own.kill(foreign.uid(), None).await.unwrap();
     own.delete(foreign.uid()).await.unwrap();
     assert!(
         own.dial(foreign.uid(), shared::ports::Lane::Control)

@@ -140,16 +140,23 @@ pub(super) async fn a_delete_leaves_nothing(given: &Given) {
 }
 
 pub(super) async fn a_kill_is_at_once_and_keeps_the_volume(given: &Given) {
-    let lodging = given.environment().await;
+    let lodging = given.life();
+    let made = lodging.try_create().await.unwrap();
     let mut session = lodging.session().await;
     session.run("echo kept > file; sync").await.text();
     session
         .begin("trap '' TERM INT HUP; while :; do sleep 1; done")
         .await;
-    lodging.runtime.kill(lodging.uid()).await.unwrap();
+    let kill = async |container| {
+        let killed = lodging.runtime.kill(lodging.uid(), container).await;
+        killed.unwrap();
+    };
+    kill(Some("another-container")).await;
+    assert_eq!(sight(given, &lodging).await, Sight::Alive);
+    kill(Some(&made.container)).await;
     let seen = sight(given, &lodging).await;
     assert!(matches!(seen, Sight::Stopped { .. }), "{seen:?}");
-    lodging.runtime.kill(lodging.uid()).await.unwrap();
+    kill(None).await;
     lodging.start().await;
     assert_eq!(lodging.run("cat file").await.text(), "kept");
 }
@@ -171,7 +178,7 @@ pub(super) async fn a_stop_does_not_wait_for_those_who_ignore_it(given: &Given) 
 pub(super) async fn what_was_never_there_can_be_stopped_killed_and_deleted(given: &Given) {
     let lodging = given.life();
     lodging.runtime.stop(lodging.uid(), PATIENCE).await.unwrap();
-    lodging.runtime.kill(lodging.uid()).await.unwrap();
+    lodging.runtime.kill(lodging.uid(), None).await.unwrap();
     lodging.runtime.delete(lodging.uid()).await.unwrap();
     assert_eq!(sight(given, &lodging).await, Sight::Absent);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -10,7 +11,7 @@ use kube::{Api, Client};
 use shared::clock::Clock;
 use shared::ids::{EnvironmentUid, InstanceId};
 use shared::ports::RuntimeError;
-use tokio::sync::{OnceCell, OwnedMutexGuard};
+use tokio::sync::OwnedMutexGuard;
 
 use super::access::Access;
 use super::fault::failed;
@@ -26,8 +27,8 @@ pub(super) struct Cluster {
     pub(super) pods: Api<Pod>,
     pub(super) claims: Api<PersistentVolumeClaim>,
     pub(super) policies: Api<NetworkPolicy>,
-    /// Whether the policies are as they should be.
-    pub(super) fenced: OnceCell<()>,
+    /// When the policies were last made what they should be.
+    pub(super) fenced: tokio::sync::Mutex<Option<Instant>>,
     /// For streams: it repeats nothing.
     pub(super) exec: Client,
     pub(super) watched: Watched,
@@ -47,7 +48,7 @@ impl Cluster {
             pods: Api::namespaced(plain.clone(), namespace),
             claims: Api::namespaced(plain.clone(), namespace),
             policies: Api::namespaced(plain.clone(), namespace),
-            fenced: OnceCell::new(),
+            fenced: tokio::sync::Mutex::default(),
             exec,
             watched: Watched::begin(&plain, namespace, instance.clone(), Arc::clone(&clock)),
             settings,

@@ -2,7 +2,8 @@
 //!
 //! The watch says when it is worth to look; that something is gone only the API server itself says. A pod whose node does
 //! not confirm its end is never forced away from here: what runs there might still write to the volume. The cluster
-//! forgets it by itself once the node's own record is gone.
+//! forgets it by itself once the node's own record is gone. That a node is lost is said where the cluster says it, not
+//! where something takes long.
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use shared::ports::RuntimeError;
 
 use super::cluster::Cluster;
 use super::fault::{failed, is_gone};
+use super::state;
 
 /// The shortest grace that still has the end confirmed by the node.
 pub(super) const AT_ONCE: Duration = Duration::from_secs(1);
@@ -64,7 +66,7 @@ impl Thing {
         let name = &self.name;
         RuntimeError::Failed(match &self.what {
             What::Pod { node: Some(node) } => Reason::new(
-                "node_lost",
+                "pod_stays",
                 format!("the node {node} does not confirm that the pod {name} has ended"),
             ),
             What::Pod { node: None } => {
@@ -86,7 +88,6 @@ impl Cluster {
         pod: &Pod,
         grace: Duration,
     ) -> Result<(), RuntimeError> {
-        self.watched.known().will_end(uid, pod);
         let seconds = grace.max(AT_ONCE).as_millis().div_ceil(1000);
         let params = DeleteParams {
             grace_period_seconds: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
@@ -94,7 +95,10 @@ impl Cluster {
         };
         match self.pods.delete(&pod.name_any(), &params).await {
             Err(error) if !is_gone(&error) => Err(failed("the pod cannot be ended")(error)),
-            _ => Ok(()),
+            _ => {
+                self.watched.known().was_ended(uid, pod);
+                Ok(())
+            }
         }
     }
 
@@ -125,13 +129,15 @@ impl Cluster {
         }
     }
 
-    /// Ends the life's pods, and returns when they are gone.
+    /// Ends the life's pods, or the one of a name, and returns when they are gone.
     pub(super) async fn end_pods(
         &self,
         uid: &EnvironmentUid,
+        only: Option<&str>,
         grace: Duration,
     ) -> Result<(), RuntimeError> {
-        let pods = self.pods_of(uid).await?;
+        let mut pods = self.pods_of(uid).await?;
+        pods.retain(|pod| only.is_none_or(|name| pod.name_any() == name));
         try_join_all(pods.iter().map(|pod| self.end_pod(uid, pod, grace))).await?;
         let things: Vec<_> = pods.iter().map(Thing::of_pod).collect();
         self.gone(&things, grace).await
@@ -165,6 +171,9 @@ impl Cluster {
                 .until(|known| (!known.holds(&thing.uid)).then_some(()));
             let unseen = tokio::time::timeout(LOOK_AGAIN, unseen).await.is_ok();
             if self.is_there(thing).await? {
+                if let Some(lost) = self.lost(thing) {
+                    return Err(RuntimeError::Failed(lost));
+                }
                 if unseen {
                     // It is younger than what the watch knows, or the watch is broken.
                     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -180,6 +189,14 @@ impl Cluster {
             }
             return Ok(());
         }
+    }
+
+    /// Whether the watch knows that the node of a pod that goes is lost: then it will take long.
+    fn lost(&self, thing: &Thing) -> Option<Reason> {
+        let known = self.watched.known();
+        let mut pods = known.pods();
+        let pod = pods.find(|pod| pod.metadata.uid.as_ref() == Some(&thing.uid))?;
+        state::node_lost(pod)
     }
 
     async fn is_there(&self, thing: &Thing) -> Result<bool, RuntimeError> {

@@ -19,15 +19,17 @@ impl Cluster {
         let pods = self.pods_of(uid).await?;
         let states: Vec<_> = {
             let known = self.watched.known();
-            pods.iter().map(|pod| known.state(pod)).collect()
+            let states = pods.iter().map(|pod| (known.state(pod), pod));
+            states.collect()
         };
         let mut reason = None;
-        for state in states {
+        for (state, pod) in states {
             match state {
                 State::Running { .. } => return Ok(Sight::Alive),
                 State::Starting(hindrance) => {
                     return Ok(Sight::Starting {
                         reason: hindrance.map(|hindrance| hindrance.reason),
+                        restarts: state::restarts(pod),
                     });
                 }
                 State::Ended(why) => reason = Some(why),
@@ -54,16 +56,23 @@ impl Cluster {
         Ok(it.map_or(Restart::Another, |pod| state::restart(pod, restarts)))
     }
 
-    /// The name of the pod in which the life's PID 1 runs.
+    /// The name of the pod in which the life's PID 1 runs, as far as the watch knows.
+    pub(super) fn seen_running(&self, uid: &EnvironmentUid) -> Option<String> {
+        let known = self.watched.known();
+        let pod = known.pod_of(uid, &self.instance)?;
+        let runs = matches!(known.state(pod), State::Running { .. });
+        runs.then(|| pod.name_any())
+    }
+
+    /// The same, asked of the API server.
     pub(super) async fn running(&self, uid: &EnvironmentUid) -> Result<String, RuntimeError> {
-        let runs = |pod: &Pod| matches!(self.watched.known().state(pod), State::Running { .. });
-        let known = self.watched.known().pod_of(uid, &self.instance).cloned();
-        if let Some(pod) = known.filter(|pod| runs(pod)) {
-            return Ok(pod.name_any());
-        }
         let pods = self.pods_of(uid).await?;
-        let running = pods.iter().find(|pod| runs(pod));
+        let known = self.watched.known();
+        let runs = |pod: &&Pod| matches!(known.state(pod), State::Running { .. });
+        // One that goes may still run beside the one that came after it.
+        let running = pods.iter().filter(runs);
         running
+            .min_by_key(|pod| pod.metadata.deletion_timestamp.is_some())
             .map(ResourceExt::name_any)
             .ok_or(RuntimeError::NotRunning)
     }
@@ -78,23 +87,26 @@ impl Cluster {
         }
         let mut found = BTreeMap::new();
         let claims = known.claims().map(|claim| (&claim.metadata, None));
-        let pods = known
-            .pods()
-            .map(|pod| (&pod.metadata, Some(known.state(pod))));
-        for (metadata, state) in claims.chain(pods) {
+        let pods = known.pods().map(|pod| (&pod.metadata, Some(pod)));
+        for (metadata, pod) in claims.chain(pods) {
             let Some(uid) = names::owner(metadata, &self.instance) else {
                 continue;
             };
             let holding = found.entry(uid.clone()).or_insert(Holding {
                 uid,
                 alive: false,
+                container: false,
                 restarts: 0,
+                unreachable: None,
                 age_seconds: 0,
             });
             holding.age_seconds = holding.age_seconds.max(self.age(metadata));
-            if let Some(State::Running { restarts, .. }) = state {
+            let Some(pod) = pod else { continue };
+            holding.container = true;
+            if let State::Running { restarts } = known.state(pod) {
                 holding.alive = true;
                 holding.restarts = restarts;
+                holding.unreachable = state::node_lost(pod);
             }
         }
         Ok(found.into_values().collect())

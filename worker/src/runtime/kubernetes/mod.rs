@@ -78,6 +78,17 @@ impl KubernetesRuntime {
         }
     }
 
+    /// A stream to the runner in a pod.
+    async fn channel_to(&self, pod: &str) -> Result<Box<dyn RunnerIo>, RuntimeError> {
+        let target = Target {
+            namespace: &self.cluster.settings.namespace,
+            pod,
+            container: names::CONTAINER,
+            command: &[pod::PROGRAM, "connect", pod::SOCKET],
+        };
+        Ok(Box::new(channel::open(&self.cluster.exec, target).await?))
+    }
+
     /// A pod on the life's claim.
     async fn pod_on(&self, placement: &Placement, claim: &str) -> Result<Started, RuntimeError> {
         self.cluster.fence().await?;
@@ -85,6 +96,7 @@ impl KubernetesRuntime {
         Ok(Started {
             container: pod.name_any(),
             restarts: state::restarts(&pod),
+            object: pod.uid(),
             place: Some(Place {
                 namespace: self.cluster.settings.namespace.clone(),
                 volume: make::claim_of(&pod).unwrap_or_default(),
@@ -118,8 +130,13 @@ impl Runtime for KubernetesRuntime {
         self.pod_on(placement, &claim).await
     }
 
-    async fn started(&self, placement: &Placement, heard: &Heard) -> Result<(), RuntimeError> {
-        self.cluster.started(placement, heard).await
+    async fn started(
+        &self,
+        placement: &Placement,
+        made: &Started,
+        heard: &Heard,
+    ) -> Result<(), RuntimeError> {
+        self.cluster.started(placement, made, heard).await
     }
 
     async fn keep_warm(&self, wanted: &[Warm]) -> Result<(), RuntimeError> {
@@ -128,7 +145,7 @@ impl Runtime for KubernetesRuntime {
 
     async fn stop(&self, uid: &EnvironmentUid, grace: Duration) -> Result<(), RuntimeError> {
         let _turn = self.cluster.turn(uid).await;
-        self.cluster.end_pods(uid, grace).await
+        self.cluster.end_pods(uid, None, grace).await
     }
 
     async fn delete(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
@@ -136,9 +153,13 @@ impl Runtime for KubernetesRuntime {
         self.cluster.remove(uid).await
     }
 
-    async fn kill(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
+    async fn kill(
+        &self,
+        uid: &EnvironmentUid,
+        container: Option<&str>,
+    ) -> Result<(), RuntimeError> {
         let _turn = self.cluster.turn(uid).await;
-        self.cluster.end_pods(uid, gone::AT_ONCE).await
+        self.cluster.end_pods(uid, container, gone::AT_ONCE).await
     }
 
     async fn inspect(&self, uid: &EnvironmentUid) -> Result<Sight, RuntimeError> {
@@ -163,14 +184,14 @@ impl Runtime for KubernetesRuntime {
         uid: &EnvironmentUid,
         _lane: Lane,
     ) -> Result<Box<dyn RunnerIo>, RuntimeError> {
-        let pod = self.cluster.running(uid).await?;
-        let target = Target {
-            namespace: &self.cluster.settings.namespace,
-            pod: &pod,
-            container: names::CONTAINER,
-            command: &[pod::PROGRAM, "connect", pod::SOCKET],
-        };
-        Ok(Box::new(channel::open(&self.cluster.exec, target).await?))
+        // Without a request, if the watch is right.
+        if let Some(pod) = self.cluster.seen_running(uid) {
+            match self.channel_to(&pod).await {
+                Err(RuntimeError::NotRunning) => {}
+                dialled => return dialled,
+            }
+        }
+        self.channel_to(&self.cluster.running(uid).await?).await
     }
 
     async fn check(&self) -> Result<(), RuntimeError> {

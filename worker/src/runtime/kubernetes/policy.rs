@@ -1,11 +1,13 @@
 //! The network policies: nothing comes in, and what goes out is what the pod's class allows.
 //!
-//! They are the same for every environment of a namespace and find their pods by label, so they are made once, before the
-//! first pod. The cluster's network plugin has to enforce them; one that does not know network policies lets everything
+//! They are the same for every environment of a namespace and find their pods by label, so they are made before the first
+//! pod, and again now and then before a later one, since anybody may have removed or changed them. The cluster's network plugin has to enforce them; one that does not know network policies lets everything
 //! through.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use futures::future::try_join_all;
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyPeer, NetworkPolicyPort,
     NetworkPolicySpec,
@@ -44,15 +46,17 @@ const NOT_INTERNET_4: [&str; 13] = [
     "224.0.0.0/3",
 ];
 
-/// The same of IPv6, with the addresses that stand for IPv4 ones.
-const NOT_INTERNET_6: [&str; 6] = [
-    "::/96",
-    "64:ff9b::/96",
-    "100::/64",
-    "fc00::/7",
-    "fe80::/10",
-    "ff00::/8",
-];
+/// The internet of IPv6: all addresses that were ever given out to be reached from everywhere. What stands for an IPv4
+/// address (`::/96`, `::ffff:0:0/96`, `64:ff9b::/96`, `64:ff9b:1::/48`), and what is private, of the link or multicast, lies
+/// outside of it.
+const INTERNET_6: &str = "2000::/3";
+
+/// What is within it and is not the internet: tunnels to an IPv4 address, which may be a private one (Teredo, 6to4), and
+/// addresses of documents.
+const NOT_INTERNET_6: [&str; 4] = ["2001::/32", "2001:db8::/32", "2002::/16", "3fff::/20"];
+
+/// How long policies are taken to be as they were made.
+const TRUSTED_TIME: Duration = Duration::from_secs(60);
 
 /// Where clouds tell a machine who it is, and give out its credentials.
 const METADATA_4: [&str; 1] = ["169.254.0.0/16"];
@@ -100,7 +104,7 @@ fn outwards(class: Egress) -> NetworkPolicy {
             names_are_resolved(),
             to(vec![
                 block("0.0.0.0/0", &NOT_INTERNET_4),
-                block("::/0", &NOT_INTERNET_6),
+                block(INTERNET_6, &NOT_INTERNET_6),
             ]),
         ]),
         Egress::Cluster => Some(vec![
@@ -182,19 +186,25 @@ fn block(cidr: &str, except: &[&str]) -> NetworkPolicyPeer {
 }
 
 impl Cluster {
-    /// Makes the policies what they should be, once in the life of this process.
+    /// Makes the policies what they should be, unless that was done a moment ago.
     pub(super) async fn fence(&self) -> Result<(), RuntimeError> {
-        let apply = || async {
-            let params = PatchParams::apply(WRITER).force();
-            for policy in all() {
-                self.policies
-                    .patch(&policy.name_any(), &params, &Patch::Apply(&policy))
-                    .await
-                    .map_err(failed("the network policies cannot be made"))?;
-            }
-            Ok(())
-        };
-        self.fenced.get_or_try_init(apply).await.map(drop)
+        let mut fenced = self.fenced.lock().await;
+        let now = self.clock.monotonic();
+        if fenced.is_some_and(|then| now.saturating_duration_since(then) < TRUSTED_TIME) {
+            return Ok(());
+        }
+        let params = PatchParams::apply(WRITER).force();
+        let policies = all();
+        let apply = policies.iter().map(async |policy| {
+            let name = policy.name_any();
+            self.policies
+                .patch(&name, &params, &Patch::Apply(policy))
+                .await
+        });
+        let applied = try_join_all(apply).await;
+        applied.map_err(failed("the network policies cannot be made"))?;
+        *fenced = Some(now);
+        Ok(())
     }
 }
 

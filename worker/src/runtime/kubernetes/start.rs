@@ -1,15 +1,19 @@
-//! How far the start of a pod is: waited for on the watch alone, told while it is held up, given up in time.
+//! How far the start of a pod is: waited for on the watch, told while it is held up, given up in time. What the watch says
+//! may be old, so the API server itself is asked once more before a start is given up.
 //!
 //! An image that cannot be had and a container that does not stay are given up soon, since waiting seldom helps. Room and
 //! volumes are waited for as long as the settings allow: a cluster may have to grow.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Pod;
 use shared::environment::Reason;
-use shared::ids::{EnvironmentUid, InstanceId};
-use shared::ports::{Heard, Placement, RuntimeError};
+use shared::ids::EnvironmentUid;
+use shared::ports::{Heard, Placement, RuntimeError, Started};
 
 use super::cluster::Cluster;
+use super::fault::failed;
 use super::gone::AT_ONCE;
 use super::state::{Hindrance, Kind, State};
 use super::watch::Known;
@@ -20,7 +24,15 @@ const TROUBLE_TIME: Duration = Duration::from_secs(40);
 /// How long a pod may be unknown to the watch before the API server is asked for it.
 const UNSEEN_TIME: Duration = Duration::from_secs(3);
 
-/// What the watch says of a start.
+/// The pod that a start made.
+#[derive(Clone, Copy)]
+struct Made<'a> {
+    name: &'a str,
+    /// Its own uid: another pod of the life, or one that had its name before, says nothing of it.
+    uid: Option<&'a str>,
+}
+
+/// What is seen of a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Look {
     Started,
@@ -29,6 +41,15 @@ enum Look {
     Ended(Reason),
     /// There is no pod, or it is going.
     Unseen,
+}
+
+impl Look {
+    fn held(&self) -> Option<&Hindrance> {
+        match self {
+            Self::Held(held) => held.as_ref(),
+            Self::Started | Self::Ended(_) | Self::Unseen => None,
+        }
+    }
 }
 
 /// How long one start is waited for.
@@ -57,6 +78,15 @@ impl Patience {
             None => latest,
         }
     }
+
+    /// Whether what is seen is not waited for any longer.
+    fn is_over(&mut self, seen: &Look, now: Instant) -> bool {
+        match seen {
+            Look::Started => false,
+            Look::Ended(_) => true,
+            Look::Held(_) | Look::Unseen => now >= self.end(seen.held(), now),
+        }
+    }
 }
 
 impl Cluster {
@@ -64,14 +94,19 @@ impl Cluster {
     pub(super) async fn started(
         &self,
         placement: &Placement,
+        made: &Started,
         heard: &Heard,
     ) -> Result<(), RuntimeError> {
-        let waited = self.wait_for_start(placement, heard).await;
+        let made = Made {
+            name: &made.container,
+            uid: made.object.as_deref(),
+        };
+        let waited = self.wait_for_start(placement, made, heard).await;
         if matches!(
             waited,
             Err(RuntimeError::Failed(_) | RuntimeError::ImageNotFound { .. })
         ) {
-            self.give_up(&placement.uid).await;
+            self.give_up(&placement.uid, made).await;
         }
         waited
     }
@@ -79,39 +114,42 @@ impl Cluster {
     async fn wait_for_start(
         &self,
         placement: &Placement,
+        made: Made<'_>,
         heard: &Heard,
     ) -> Result<(), RuntimeError> {
-        let mut patience = self.patience(&placement.uid);
+        let mut patience = self.patience(made);
         loop {
-            let look = look(&self.watched.known(), &placement.uid, &self.instance);
-            let held = match &look {
-                Look::Started => return Ok(()),
-                Look::Ended(reason) => return Err(RuntimeError::Failed(reason.clone())),
-                Look::Held(held) => held.as_ref(),
-                Look::Unseen => None,
-            };
-            tell(held, heard);
+            let watched = look(&self.watched.known(), made);
             let now = self.clock.monotonic();
-            let end = patience.end(held, now);
-            if now >= end {
-                return Err(self.too_long(placement, held));
-            }
-            let left = end.saturating_duration_since(now);
-            if look == Look::Unseen {
-                let shortly = left.min(UNSEEN_TIME);
-                if self.unchanged(&placement.uid, &look, shortly).await {
-                    self.is_somewhere(&placement.uid).await?;
+            let mut seen = watched.clone();
+            if patience.is_over(&seen, now) {
+                // The watch may lag: that it is in vain only the API server itself says.
+                seen = self.look_now(made).await?;
+                if patience.is_over(&seen, now) {
+                    return Err(self.in_vain(placement, &seen));
                 }
-            } else {
-                self.unchanged(&placement.uid, &look, left).await;
+            }
+            if seen == Look::Started {
+                return Ok(());
+            }
+            tell(seen.held(), heard);
+            let mut time = patience
+                .end(seen.held(), now)
+                .saturating_duration_since(now);
+            if seen == Look::Unseen || seen != watched {
+                time = time.min(UNSEEN_TIME);
+            }
+            let same = self.unchanged(made, &watched, time).await;
+            if same && seen == Look::Unseen && self.look_now(made).await? == Look::Unseen {
+                return Err(RuntimeError::NotRunning);
             }
         }
     }
 
-    fn patience(&self, uid: &EnvironmentUid) -> Patience {
+    fn patience(&self, made: Made<'_>) -> Patience {
         let known = self.watched.known();
-        let pod = known.pod_of(uid, &self.instance);
-        let since = pod.and_then(|pod| known.since(pod));
+        let since = known.pods().find(|pod| made.is(pod));
+        let since = since.and_then(|pod| known.since(pod));
         Patience {
             began: since.unwrap_or_else(|| self.clock.monotonic()),
             start_time: self.settings.start_time,
@@ -120,24 +158,27 @@ impl Cluster {
     }
 
     /// Whether a look stays what it is for that long.
-    async fn unchanged(&self, uid: &EnvironmentUid, before: &Look, time: Duration) -> bool {
+    async fn unchanged(&self, made: Made<'_>, before: &Look, time: Duration) -> bool {
         let news = self
             .watched
-            .until(|known| (look(known, uid, &self.instance) != *before).then_some(()));
+            .until(|known| (look(known, made) != *before).then_some(()));
         tokio::time::timeout(time, news).await.is_err()
     }
 
-    /// The watch knows no pod: then there is none, or it will be known soon.
-    async fn is_somewhere(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-        let pods = self.pods_of(uid).await?;
-        let stays = pods
-            .iter()
-            .any(|pod| pod.metadata.deletion_timestamp.is_none());
-        stays.then_some(()).ok_or(RuntimeError::NotRunning)
+    /// What the API server itself says now.
+    async fn look_now(&self, made: Made<'_>) -> Result<Look, RuntimeError> {
+        let found = self.pods.get_opt(made.name).await;
+        let found = found.map_err(failed("the pod cannot be read"))?;
+        let found = found.filter(|pod| made.is(pod));
+        Ok(look_at(&self.watched.known(), found.as_ref()))
     }
 
-    fn too_long(&self, placement: &Placement, held: Option<&Hindrance>) -> RuntimeError {
-        match held {
+    /// Why a start is given up.
+    fn in_vain(&self, placement: &Placement, seen: &Look) -> RuntimeError {
+        if let Look::Ended(reason) = seen {
+            return RuntimeError::Failed(reason.clone());
+        }
+        match seen.held() {
             Some(Hindrance {
                 reason,
                 kind: Kind::NoImage | Kind::ImageTrouble,
@@ -158,11 +199,13 @@ impl Cluster {
 
     /// So that what was given up does not start after all. Best effort: the environment's next start or its end does the
     /// same again.
-    async fn give_up(&self, uid: &EnvironmentUid) {
+    async fn give_up(&self, uid: &EnvironmentUid, made: Made<'_>) {
         let _turn = self.turn(uid).await;
         let ended = async {
             for pod in self.pods_of(uid).await? {
-                self.end_pod(uid, &pod, AT_ONCE).await?;
+                if made.is(&pod) {
+                    self.end_pod(uid, &pod, AT_ONCE).await?;
+                }
             }
             Ok::<_, RuntimeError>(())
         };
@@ -172,8 +215,21 @@ impl Cluster {
     }
 }
 
-fn look(known: &Known, uid: &EnvironmentUid, instance: &InstanceId) -> Look {
-    let pod = known.pod_of(uid, instance);
+impl Made<'_> {
+    fn is(&self, pod: &Pod) -> bool {
+        match self.uid {
+            Some(uid) => pod.metadata.uid.as_deref() == Some(uid),
+            None => pod.metadata.name.as_deref() == Some(self.name),
+        }
+    }
+}
+
+fn look(known: &Known, made: Made<'_>) -> Look {
+    let pod = known.pods().find(|pod| made.is(pod));
+    look_at(known, pod.map(Arc::as_ref))
+}
+
+fn look_at(known: &Known, pod: Option<&Pod>) -> Look {
     let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()) else {
         return Look::Unseen;
     };
@@ -197,6 +253,8 @@ fn tell(held: Option<&Hindrance>, heard: &Heard) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn held(kind: Kind) -> Hindrance {
@@ -225,5 +283,32 @@ mod tests {
         assert_eq!(patience.end(Some(&trouble), at(590)), at(600));
         let hopeless = held(Kind::NoImage);
         assert_eq!(patience.end(Some(&hopeless), at(595)), at(595));
+        assert!(patience.is_over(&Look::Held(Some(hopeless)), at(1)));
+        assert!(
+            !patience.is_over(&Look::Unseen, at(599)) && patience.is_over(&Look::Unseen, at(600))
+        );
+        assert!(!patience.is_over(&Look::Started, at(600)));
+    }
+
+    fn pod(name: &str, uid: &str, status: &Value) -> Pod {
+        let metadata = json!({ "name": name, "uid": uid });
+        serde_json::from_value(json!({ "metadata": metadata, "status": status })).unwrap()
+    }
+
+    #[test]
+    fn another_pod_of_the_life_says_nothing_of_the_one_that_was_made() {
+        let evicted = json!({ "phase": "Failed", "reason": "Evicted" });
+        let mut known = Known::new();
+        known.hear_of(pod("em-a-1", "before", &evicted));
+        known.hear_of(pod("em-a-2", "gone", &evicted));
+        let made = Made {
+            name: "em-a-2",
+            uid: Some("made"),
+        };
+        assert_eq!(look(&known, made), Look::Unseen);
+        known.hear_of(pod("em-a-2", "made", &json!({ "phase": "Pending" })));
+        assert_eq!(look(&known, made), Look::Held(None));
+        let nameless = Made { uid: None, ..made };
+        assert_eq!(look(&known, nameless), Look::Held(None));
     }
 }

@@ -5,17 +5,17 @@
 //!                                           ▲            │
 //!                                           └── restart ─┘  (same pod: the runner's records are kept)
 //! ```
+//!
+//! A container that fails again and again is still `Starting`: how often that is borne is for whoever waits.
 
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateTerminated, ContainerStatus, PersistentVolumeClaim, Pod,
+    PodCondition,
 };
 use shared::environment::Reason;
 use shared::ports::Restart;
 
 use super::names::CONTAINER;
-
-/// Restarts after which a container that fails again and again is given up.
-const RESTARTS_MOST: i32 = 3;
 
 /// How an environment's container is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,9 +93,6 @@ pub(super) fn of(pod: &Pod, beside: &Beside<'_>) -> State {
         Some(("CrashLoopBackOff", message)) => {
             let reason =
                 last_end(container).unwrap_or_else(|| Reason::new("exited", message.to_owned()));
-            if container.restart_count >= RESTARTS_MOST {
-                return State::Ended(reason);
-            }
             State::Starting(Some(container_trouble(&reason)))
         }
         Some((why, message)) => State::Starting(
@@ -138,17 +135,15 @@ pub(super) fn end_of(pod: &Pod) -> Reason {
             .filter(|text| !text.is_empty())
             .map_or_else(|| default.to_owned(), Clone::clone)
     };
-    let disruption = status
-        .and_then(|status| status.conditions.as_ref())
-        .into_iter()
-        .flatten()
-        .find(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True");
+    let disruption = condition(pod, "DisruptionTarget").filter(|it| it.status == "True");
+    if let Some(lost) = node_lost(pod) {
+        return lost;
+    }
     let word = status
         .and_then(|status| status.reason.as_deref())
         .unwrap_or_default();
     let told = status.and_then(|status| status.message.as_ref());
     match (word, disruption.and_then(|it| it.reason.as_deref())) {
-        ("NodeLost", _) => Reason::new("node_lost", message(told, "the node is lost")),
         ("Preempting", _) | (_, Some("PreemptionByScheduler")) => Reason::new(
             "preempted",
             message(
@@ -174,6 +169,44 @@ pub(super) fn end_of(pod: &Pod) -> Reason {
             .unwrap_or_else(|| Reason::new("exited", message(told, "the pod has ended"))),
         (word, None) => Reason::new("evicted", message(told, word)),
     }
+}
+
+/// Whether the cluster has no word of the pod's node any more: what runs there may go on, and nobody can say.
+///
+/// The control plane then says that the pod is not ready, though its containers were when the node spoke last; the node
+/// itself always says why. Later it marks the pod as one that goes.
+pub(super) fn node_lost(pod: &Pod) -> Option<Reason> {
+    let status = pod.status.as_ref()?;
+    let disruption = condition(pod, "DisruptionTarget").filter(|it| it.status == "True");
+    let taken = disruption.filter(|it| {
+        matches!(
+            it.reason.as_deref(),
+            Some("DeletionByTaintManager" | "DeletionByPodGC")
+        )
+    });
+    let ready = condition(pod, "Ready").filter(|it| it.status == "False");
+    let silent = ready.is_some_and(|ready| match ready.reason.as_deref() {
+        Some("NodeStatusUnknown") => true,
+        Some(reason) if !reason.is_empty() => false,
+        _ => condition(pod, "ContainersReady").is_some_and(|it| it.status == "True"),
+    });
+    if !silent && taken.is_none() && status.reason.as_deref() != Some("NodeLost") {
+        return None;
+    }
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    let said = taken
+        .and_then(|it| it.message.clone())
+        .or_else(|| status.message.clone());
+    let mut message = format!("there is no word of the node {}", node.unwrap_or_default());
+    if let Some(said) = said.filter(|said| !said.is_empty()) {
+        message = format!("{message}: {said}");
+    }
+    Some(Reason::new(Reason::NODE_LOST, message))
+}
+
+fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == kind)
 }
 
 /// Somebody else deleted the pod.
@@ -271,10 +304,8 @@ fn unscheduled(pod: &Pod, beside: &Beside<'_>) -> Option<Hindrance> {
             kind: Kind::Waiting,
         })
     };
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let scheduled = conditions
-        .iter()
-        .find(|condition| condition.type_ == "PodScheduled");
+    pod.status.as_ref()?.conditions.as_ref()?;
+    let scheduled = condition(pod, "PodScheduled");
     if scheduled.is_some_and(|condition| condition.status == "True") {
         return None;
     }

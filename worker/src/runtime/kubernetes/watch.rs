@@ -124,7 +124,7 @@ impl Watched {
 }
 
 impl Known {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             pods: Shelf::new(),
             claims: Shelf::new(),
@@ -200,12 +200,24 @@ impl Known {
         self.ends.get(uid)
     }
 
-    /// Notes that this process ends a pod: its end needs no reason.
-    pub(super) fn will_end(&mut self, uid: &EnvironmentUid, pod: &Pod) {
+    /// Notes that this process ended a pod, now that the API server has accepted it: its end needs no reason. The watch may
+    /// have told of it already.
+    pub(super) fn was_ended(&mut self, uid: &EnvironmentUid, pod: &Pod) {
         if let Some(pod_uid) = &pod.metadata.uid {
             self.ended_here.insert(pod_uid.clone(), uid.clone());
         }
         self.ends.remove(uid);
+    }
+
+    /// The claim of a life went, and with it whatever is still to be said of its pods.
+    fn claim_went(&mut self, owner: &EnvironmentUid) {
+        self.ends.remove(owner);
+        self.ended_here.retain(|_, of| of != owner);
+    }
+
+    #[cfg(test)]
+    pub(super) fn hear_of(&mut self, pod: Pod) {
+        self.pods.take(Event::Apply(pod));
     }
 
     fn pod_came(&mut self, pod: &Pod, now: Instant) {
@@ -316,7 +328,7 @@ impl Shared {
                 let (_, went) = known.claims.take(event);
                 for claim in went {
                     if let Some(owner) = names::owner(&claim.metadata, &self.instance) {
-                        known.ends.remove(&owner);
+                        known.claim_went(&owner);
                     }
                 }
             }
@@ -363,5 +375,50 @@ async fn follow<K>(
             }
         }
         pause.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_an_end_that_nobody_here_brought_about_has_a_reason() {
+        let uid = EnvironmentUid::new("abcdefgh22").unwrap();
+        let pod = |own: &str| -> Pod {
+            serde_json::from_value(json!({ "metadata": { "name": "em-a-1", "uid": own } })).unwrap()
+        };
+        let mut known = Known::new();
+        let mut goes = |ended: bool, went: bool, late: bool, own: &str| {
+            if ended && !late {
+                known.was_ended(&uid, &pod(own));
+            }
+            if went {
+                known.pod_went(&pod(own), Some(uid.clone()));
+            }
+            if ended && late {
+                known.was_ended(&uid, &pod(own));
+            }
+            known.end(&uid).map(|reason| reason.code.clone())
+        };
+        // A deletion that the API server did not accept is noted by nobody.
+        assert_eq!(
+            goes(false, true, false, "a").as_deref(),
+            Some("pod_deleted")
+        );
+        assert_eq!(goes(true, true, false, "b"), None);
+        // The watch was faster than the answer.
+        assert_eq!(goes(true, true, true, "c"), None);
+        // One that was ended here does not speak for the next.
+        assert_eq!(goes(true, false, false, "d"), None);
+        assert_eq!(
+            goes(false, true, false, "e").as_deref(),
+            Some("pod_deleted")
+        );
+        assert!(!known.ended_here.is_empty());
+        known.claim_went(&uid);
+        assert!(known.ended_here.is_empty() && known.end(&uid).is_none());
     }
 }

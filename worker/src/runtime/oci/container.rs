@@ -43,6 +43,7 @@ impl Host {
             place: None,
             container: life.record.container(),
             restarts: 0,
+            object: None,
             limits_not_enforced: self.not_enforced(),
         };
         if self.is_up(life)? {

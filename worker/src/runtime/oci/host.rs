@@ -144,10 +144,18 @@ impl Host {
         })
     }
 
-    pub(super) fn kill(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
+    /// Where a container is named, it is the only one that is killed.
+    pub(super) fn kill(
+        &self,
+        uid: &EnvironmentUid,
+        container: Option<&str>,
+    ) -> Result<(), RuntimeError> {
         let Some(life) = self.own(uid)? else {
             return Ok(());
         };
+        if container.is_some_and(|container| container != life.record.container()) {
+            return Ok(());
+        }
         self.end(&life)?;
         self.locked(uid, |_| self.clear_own(uid))
     }

@@ -23,9 +23,12 @@ impl Host {
             match self.layout.entry(&entry.file_name().to_string_lossy()) {
                 Entry::Life(uid) => {
                     if let Some(life) = self.own(&uid)? {
+                        let alive = self.first(&life)?.is_some();
                         let holding = Holding {
-                            alive: self.first(&life)?.is_some(),
+                            alive,
+                            container: alive,
                             restarts: 0,
+                            unreachable: None,
                             age_seconds: self.seconds_since(life.record.created_at),
                             uid: uid.clone(),
                         };
@@ -38,7 +41,9 @@ impl Host {
                     found.entry(uid.clone()).or_insert(Holding {
                         uid,
                         alive: false,
+                        container: false,
                         restarts: 0,
+                        unreachable: None,
                         age_seconds: since.map_or(0, |since| self.seconds_since(since)),
                     });
                 }

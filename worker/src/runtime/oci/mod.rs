@@ -187,9 +187,14 @@ impl Runtime for OciRuntime {
         self.on_host(move |host| host.delete(&uid)).await
     }
 
-    async fn kill(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-        let uid = uid.clone();
-        self.on_host(move |host| host.kill(&uid)).await
+    async fn kill(
+        &self,
+        uid: &EnvironmentUid,
+        container: Option<&str>,
+    ) -> Result<(), RuntimeError> {
+        let (uid, container) = (uid.clone(), container.map(str::to_owned));
+        self.on_host(move |host| host.kill(&uid, container.as_deref()))
+            .await
     }
 
     async fn inspect(&self, uid: &EnvironmentUid) -> Result<Sight, RuntimeError> {

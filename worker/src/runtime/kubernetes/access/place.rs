@@ -30,21 +30,36 @@ pub(super) fn at_endpoint(endpoint: &str, authority: Option<&str>) -> Result<Con
 pub(super) async fn found(kubeconfig: Option<&Path>) -> Result<Config, AccessError> {
     let failed = |error: &dyn std::fmt::Display| AccessError::NoCluster(error.to_string());
     let options = KubeConfigOptions::default();
-    if let Some(paths) = kubeconfig {
-        let merged = merged(paths).map_err(|why| AccessError::Setting {
-            key: "runtime.kubeconfig",
-            why,
-        })?;
-        return Config::from_custom_kubeconfig(merged, &options)
-            .await
-            .map_err(|error| failed(&error));
+    let wrong = |why: String| AccessError::Setting {
+        key: "runtime.kubeconfig",
+        why,
+    };
+    let file = match kubeconfig {
+        Some(paths) => merged(paths).map_err(wrong)?,
+        None => match Config::incluster() {
+            Ok(config) => return Ok(config),
+            Err(no_pod) => Kubeconfig::read()
+                .map_err(|no_file| failed(&format!("not in a pod ({no_pod}), and {no_file}")))?,
+        },
+    };
+    if let Some(proxy) = proxy_of(&file) {
+        return Err(wrong(format!(
+            "the cluster is behind the proxy {proxy} (proxy-url), which this service cannot use: name a file without it"
+        )));
     }
-    match Config::incluster() {
-        Ok(config) => Ok(config),
-        Err(no_pod) => Config::from_kubeconfig(&options)
-            .await
-            .map_err(|no_file| failed(&format!("not in a pod ({no_pod}), and {no_file}"))),
-    }
+    Config::from_custom_kubeconfig(file, &options)
+        .await
+        .map_err(|error| failed(&error))
+}
+
+/// The proxy that a kubeconfig names for the cluster of its current context.
+fn proxy_of(file: &Kubeconfig) -> Option<&str> {
+    let context = file.current_context.as_ref()?;
+    let context = file.contexts.iter().find(|named| named.name == *context)?;
+    let cluster = &context.context.as_ref()?.cluster;
+    let cluster = file.clusters.iter().find(|named| named.name == *cluster)?;
+    let proxy = cluster.cluster.as_ref()?.proxy_url.as_deref()?;
+    (!proxy.is_empty()).then_some(proxy)
 }
 
 fn merged(paths: &Path) -> Result<Kubeconfig, String> {
@@ -145,6 +160,26 @@ mod tests {
         }
         let error = at_endpoint("gke.example", None).unwrap_err().to_string();
         assert!(error.contains("runtime.cluster_ca"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_proxy_is_refused_rather_than_passed_by() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        let with = |proxy: &str| {
+            let text = format!(
+                "{{clusters: [{{name: a, cluster: {{server: 'https://192.0.2.1'{proxy}}}}}], \
+                 contexts: [{{name: c, context: {{cluster: a, user: u}}}}], current-context: c, \
+                 users: [{{name: u, user: {{}}}}]}}"
+            );
+            std::fs::write(&path, text).unwrap();
+        };
+        with(", proxy-url: 'http://192.0.2.2:3128'");
+        let error = found(Some(&path)).await.unwrap_err().to_string();
+        assert!(error.starts_with("runtime.kubeconfig: "), "{error}");
+        assert!(error.contains("http://192.0.2.2:3128"), "{error}");
+        with("");
+        found(Some(&path)).await.unwrap();
     }
 
     #[tokio::test]

@@ -209,26 +209,53 @@ fn a_volume_that_does_not_come_to_its_node_is_told_by_its_event() {
 }
 
 #[test]
-fn a_container_that_fails_again_and_again_is_given_up() {
+fn a_container_that_fails_again_and_again_still_starts_however_old_it_is() {
     let last =
         json!({ "terminated": { "exitCode": 1, "reason": "Error", "message": "no state folder" } });
-    let status = |restarts| {
-        let container = container(
-            waiting("CrashLoopBackOff", "back-off"),
-            restarts,
-            last.clone(),
+    for restarts in [1, 3, 100] {
+        let waits = waiting("CrashLoopBackOff", "back-off");
+        let container = container(waits, restarts, last.clone());
+        let state = seen(json!({ "phase": "Running", "containerStatuses": [container] }));
+        assert_eq!(held(&state), Some(("exited", Kind::ContainerTrouble)));
+        let State::Starting(Some(hindrance)) = state else {
+            panic!("{state:?}");
+        };
+        assert!(
+            hindrance.reason.message.contains("no state folder"),
+            "{hindrance:?}"
         );
-        json!({ "phase": "Running", "containerStatuses": [container] })
+    }
+}
+
+#[test]
+fn a_node_of_which_there_is_no_word_is_told_from_a_container_that_is_not_ready() {
+    let lost = |ready: Value, containers: &str| {
+        let mut pod = pod(json!({ "phase": "Running", "conditions": [
+            { "type": "Ready", "status": "False" },
+            { "type": "ContainersReady", "status": containers },
+        ]}));
+        pod.spec = serde_json::from_value(json!({ "nodeName": "one", "containers": [] })).unwrap();
+        let conditions = pod.status.as_mut().unwrap().conditions.as_mut().unwrap();
+        conditions[0].reason = serde_json::from_value(ready).unwrap();
+        node_lost(&pod)
     };
-    assert_eq!(
-        held(&seen(status(1))),
-        Some(("exited", Kind::ContainerTrouble))
-    );
-    let State::Ended(reason) = seen(status(3)) else {
-        panic!("it is given up");
+    let reason = lost(Value::Null, "True").unwrap();
+    assert_eq!(reason.code, "node_lost");
+    assert!(reason.message.contains("the node one"), "{reason:?}");
+    assert!(lost(json!("NodeStatusUnknown"), "False").is_some());
+    assert_eq!(lost(Value::Null, "False"), None);
+    assert_eq!(lost(json!("ContainersNotReady"), "False"), None);
+    assert_eq!(lost(json!("ReadinessGatesNotReady"), "True"), None);
+    let marked = |reason| {
+        json!({ "phase": "Running", "conditions": [
+            { "type": "DisruptionTarget", "status": "True", "reason": reason, "message": "no word" },
+        ]})
     };
-    assert_eq!(reason.code, "exited");
-    assert!(reason.message.contains("no state folder"), "{reason:?}");
+    for reason in ["DeletionByTaintManager", "DeletionByPodGC"] {
+        let reason = node_lost(&pod(marked(reason))).unwrap();
+        assert!(reason.message.ends_with(": no word"), "{reason:?}");
+    }
+    assert_eq!(node_lost(&pod(marked("EvictionByEvictionAPI"))), None);
 }
 
 #[test]
@@ -282,7 +309,7 @@ fn every_end_has_its_reason() {
         ),
         (disruption("PreemptionByScheduler"), "preempted"),
         (disruption("EvictionByEvictionAPI"), "evicted"),
-        (disruption("DeletionByTaintManager"), "evicted"),
+        (disruption("DeletionByTaintManager"), "node_lost"),
         (
             json!({ "phase": "Failed", "containerStatuses": [container(oom, 0, Value::Null)] }),
             "oom_killed",

@@ -19,6 +19,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared, WeakShared};
 use hyper_util::rt::TokioIo;
 use runner::proto::HelloRequest;
 use runner::proto::runner_client::RunnerClient;
@@ -59,7 +61,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 pub(crate) type Client = RunnerClient<Channel>;
 
 /// Why there is no link.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum LinkError {
     /// The runtime has nothing to connect to.
     #[error(transparent)]
@@ -84,6 +86,11 @@ pub(crate) struct Link {
 
 type Key = (EnvironmentUid, Lane);
 
+/// One dial, whose outcome all have who wait for it. When none does any more it is dropped.
+type Dial = Shared<Dialling>;
+type WeakDial = WeakShared<Dialling>;
+type Dialling = BoxFuture<'static, Result<(Client, Incarnation), LinkError>>;
+
 /// All connections of this worker.
 pub(crate) struct Links {
     runtime: Arc<dyn Runtime>,
@@ -95,8 +102,8 @@ pub(crate) struct Links {
 #[derive(Default)]
 struct Table {
     links: Shelf<Key, (Client, Incarnation)>,
-    /// One dialler per key at a time: the others wait for its link.
-    dialling: HashMap<Key, Arc<tokio::sync::Mutex<()>>>,
+    /// At most one dial per key at a time.
+    dialling: HashMap<Key, WeakDial>,
 }
 
 impl Links {
@@ -141,28 +148,63 @@ impl Links {
         }
     }
 
-    /// A link to whatever incarnation is there.
+    /// A link to whatever incarnation is there. Whoever asks while it is dialled gets what comes of that, also an error:
+    /// each would have met the same, one after the other.
     pub(crate) async fn any(&self, uid: &EnvironmentUid, lane: Lane) -> Result<Link, LinkError> {
         let key = (uid.clone(), lane);
-        if let Some(link) = self.kept(&key) {
-            return Ok(link);
-        }
-        let dialling = Arc::clone(self.table().dialling.entry(key.clone()).or_default());
-        let _alone = dialling.lock().await;
-        if let Some(link) = self.kept(&key) {
-            return Ok(link);
-        }
-        let dialled = self.dial(uid, lane).await;
+        let dial = match self.kept_or_dial(&key) {
+            Ok(link) => return Ok(link),
+            Err(dial) => dial,
+        };
+        let dialled = dial.clone().await;
         let mut table = self.table();
-        table.dialling.remove(&key);
+        let begun = table.dialling.get(&key).and_then(WeakShared::upgrade);
+        // Whoever wakes first keeps the link; it may be replaced by the time that the last one does.
+        let first = begun.is_some_and(|begun| begun.ptr_eq(&dial));
+        if first {
+            table.dialling.remove(&key);
+        }
         let (client, incarnation) = dialled?;
-        let kept = (client.clone(), incarnation.clone());
-        let ticket = table.links.put(key, kept, self.clock.monotonic());
+        let now = self.clock.monotonic();
+        let ticket = if first {
+            let kept = (client.clone(), incarnation.clone());
+            table.links.put(key, kept, now)
+        } else {
+            match table.links.get(&key, now) {
+                Some(((_, kept), ticket)) if kept == incarnation => ticket,
+                _ => table.links.loose(),
+            }
+        };
         Ok(Link {
             client,
             incarnation,
             ticket,
         })
+    }
+
+    fn kept_or_dial(&self, key: &Key) -> Result<Link, Dial> {
+        // Under one lock: else a dial could end between the two looks, and another would begin.
+        let mut table = self.table();
+        if let Some(((client, incarnation), ticket)) = table.links.get(key, self.clock.monotonic())
+        {
+            return Ok(Link {
+                client,
+                incarnation,
+                ticket,
+            });
+        }
+        if let Some(dial) = table.dialling.get(key).and_then(WeakShared::upgrade) {
+            return Err(dial);
+        }
+        let (runtime, (uid, lane)) = (Arc::clone(&self.runtime), key.clone());
+        let dial = async move { dial(&*runtime, &uid, lane).await }
+            .boxed()
+            .shared();
+        table.dialling.retain(|_, dial| dial.upgrade().is_some());
+        table
+            .dialling
+            .extend(dial.downgrade().map(|weak| (key.clone(), weak)));
+        Err(dial)
     }
 
     /// Drops a link that broke, unless it was replaced already.
@@ -176,41 +218,31 @@ impl Links {
         self.table().links.retain(|(of, _)| of != uid);
     }
 
-    fn kept(&self, key: &Key) -> Option<Link> {
-        let now = self.clock.monotonic();
-        let ((client, incarnation), ticket) = self.table().links.get(key, now)?;
-        Some(Link {
-            client,
-            incarnation,
-            ticket,
-        })
-    }
-
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    async fn dial(
-        &self,
-        uid: &EnvironmentUid,
-        lane: Lane,
-    ) -> Result<(Client, Incarnation), LinkError> {
-        let io = self.runtime.dial(uid, lane).await?;
-        let channel = tokio::time::timeout(HELLO_TIME, channel_over(io))
-            .await
-            .map_err(|_| LinkError::Broken("it does not speak HTTP/2".to_owned()))?
-            .map_err(|error| LinkError::Broken(told(&error)))?;
-        let mut client = RunnerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let mut request = tonic::Request::new(HelloRequest {});
-        request.set_timeout(HELLO_TIME);
-        let hello = client
-            .hello(request)
-            .await
-            .map_err(|status| LinkError::Broken(told(&status)))?;
-        let incarnation = Incarnation::new(hello.into_inner().incarnation)
-            .map_err(|invalid| LinkError::Broken(format!("it names itself wrongly: {invalid}")))?;
-        Ok((client, incarnation))
-    }
+async fn dial(
+    runtime: &dyn Runtime,
+    uid: &EnvironmentUid,
+    lane: Lane,
+) -> Result<(Client, Incarnation), LinkError> {
+    let io = runtime.dial(uid, lane).await?;
+    let channel = tokio::time::timeout(HELLO_TIME, channel_over(io))
+        .await
+        .map_err(|_| LinkError::Broken("it does not speak HTTP/2".to_owned()))?
+        .map_err(|error| LinkError::Broken(told(&error)))?;
+    let mut client = RunnerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut request = tonic::Request::new(HelloRequest {});
+    request.set_timeout(HELLO_TIME);
+    let hello = client
+        .hello(request)
+        .await
+        .map_err(|status| LinkError::Broken(told(&status)))?;
+    let incarnation = Incarnation::new(hello.into_inner().incarnation)
+        .map_err(|invalid| LinkError::Broken(format!("it names itself wrongly: {invalid}")))?;
+    Ok((client, incarnation))
 }
 
 /// Closes idle links until `end`.
@@ -256,4 +288,104 @@ fn told(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use futures::future::join_all;
+    use shared::clock::SystemClock;
+    use shared::environment::Egress;
+    use shared::ports::{Holding, Placement, RuntimeOffer, Sight, Started};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// A runtime on which nothing runs, which takes its time to say so.
+    struct Empty {
+        dials: AtomicUsize,
+        answers: Semaphore,
+    }
+
+    #[async_trait]
+    impl Runtime for Empty {
+        async fn dial(
+            &self,
+            _uid: &EnvironmentUid,
+            _lane: Lane,
+        ) -> Result<Box<dyn RunnerIo>, RuntimeError> {
+            self.dials.fetch_add(1, Ordering::SeqCst);
+            self.answers.acquire().await.expect("open").forget();
+            Err(RuntimeError::NotRunning)
+        }
+
+        fn offer(&self) -> RuntimeOffer {
+            RuntimeOffer {
+                egress: Vec::new(),
+                default_egress: Egress::None,
+                users: false,
+            }
+        }
+
+        async fn create(&self, _: &Placement) -> Result<Started, RuntimeError> {
+            Err(RuntimeError::NotRunning)
+        }
+
+        async fn start(&self, _: &Placement) -> Result<Started, RuntimeError> {
+            Err(RuntimeError::NotRunning)
+        }
+
+        async fn stop(&self, _: &EnvironmentUid, _: Duration) -> Result<(), RuntimeError> {
+            Err(RuntimeError::NotRunning)
+        }
+
+        async fn delete(&self, _: &EnvironmentUid) -> Result<(), RuntimeError> {
+            Err(RuntimeError::NotRunning)
+        }
+
+        async fn kill(&self, _: &EnvironmentUid, _: Option<&str>) -> Result<(), RuntimeError> {
+            Err(RuntimeError::NotRunning)
+        }
+
+        async fn inspect(&self, _: &EnvironmentUid) -> Result<Sight, RuntimeError> {
+            Err(RuntimeError::NotRunning)
+        }
+
+        async fn list(&self) -> Result<Vec<Holding>, RuntimeError> {
+            Err(RuntimeError::NotRunning)
+        }
+
+        async fn check(&self) -> Result<(), RuntimeError> {
+            Err(RuntimeError::NotRunning)
+        }
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_have_the_outcome_of_one_dial() {
+        let runtime = Arc::new(Empty {
+            dials: AtomicUsize::new(0),
+            answers: Semaphore::new(0),
+        });
+        let links = Links::new(Arc::clone(&runtime) as _, Arc::new(SystemClock));
+        let uid = EnvironmentUid::new("abcdefgh22").unwrap();
+        for round in 1..=2 {
+            let mut asked = Box::pin(join_all((0..50).map(|_| links.any(&uid, Lane::Control))));
+            assert!(asked.as_mut().now_or_never().is_none());
+            runtime.answers.add_permits(1);
+            for answer in asked.await {
+                assert!(matches!(
+                    answer,
+                    Err(LinkError::Runtime(RuntimeError::NotRunning))
+                ));
+            }
+            assert_eq!(runtime.dials.load(Ordering::SeqCst), round);
+        }
+        // One that nobody waits for any more is another's no longer.
+        assert!(links.any(&uid, Lane::Control).now_or_never().is_none());
+        assert!(links.any(&uid, Lane::Control).now_or_never().is_none());
+        assert_eq!(runtime.dials.load(Ordering::SeqCst), 4);
+        assert_eq!(links.table().dialling.len(), 1);
+    }
 }

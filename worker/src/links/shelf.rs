@@ -43,11 +43,7 @@ impl<K: Hash + Eq, T: Clone> Shelf<K, T> {
 
     /// Keeps a value in place of another.
     pub(super) fn put(&mut self, key: K, value: T, now: Instant) -> Ticket {
-        self.numbers += 1;
-        let ticket = Ticket {
-            number: self.numbers,
-            users: Arc::default(),
-        };
+        let ticket = self.loose();
         let kept = Kept {
             value,
             ticket: ticket.clone(),
@@ -55,6 +51,15 @@ impl<K: Hash + Eq, T: Clone> Shelf<K, T> {
         };
         self.kept.insert(key, kept);
         ticket
+    }
+
+    /// For the use of a value that is not kept any more.
+    pub(super) fn loose(&mut self) -> Ticket {
+        self.numbers += 1;
+        Ticket {
+            number: self.numbers,
+            users: Arc::default(),
+        }
     }
 
     /// Drops a value, unless it was replaced already.

@@ -75,7 +75,7 @@ async fn two_workers_never_take_the_same() {
     life.start().await;
     assert_eq!(life.run("cat mine").await.text(), "mine");
     assert_eq!(&created(life).await, name);
-    life.runtime.kill(life.uid()).await.expect("killed");
+    life.runtime.kill(life.uid(), None).await.expect("killed");
     life.create().await;
     assert_eq!(life.run("cat mine; id -u").await.text(), "mine\n1000");
     assert_eq!(life.runtime.list().await.expect("a list").len(), 12);

@@ -4,9 +4,11 @@ use crate::args::SettingsArgs;
 use crate::failure::Failure;
 use crate::print;
 
-/// Prints `ok` if the settings can be used.
+/// Prints `ok` if the settings can be used, and beside it what is likely to fail later.
 pub(crate) fn check(args: &SettingsArgs) -> Result<(), Failure> {
-    args.load()?;
+    for doubt in args.load()?.doubts() {
+        print::aside(&format!("warning: {doubt}"));
+    }
     print::line("ok")
 }
 

@@ -33,6 +33,24 @@ fn good_settings_are_ok() {
 }
 
 #[test]
+fn an_image_of_the_runner_that_nobody_named_is_a_warning_and_no_fault() {
+    let mut variables = vec![
+        ("EM_RUNTIME__KIND", "kubernetes"),
+        ("EM_RUNTIME__DEFAULT_IMAGE", "debian:12"),
+    ];
+    let (code, stdout, stderr) = run(&["config", "check"], &variables);
+    assert_eq!((code, stdout.as_str()), (0, "ok\n"));
+    assert!(
+        stderr.starts_with("warning: runtime.runner_image "),
+        "{stderr}"
+    );
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    variables.push(("EM_RUNTIME__RUNNER_IMAGE", "registry.example/em:1"));
+    let (code, _, stderr) = run(&["config", "check"], &variables);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+}
+
+#[test]
 fn each_fault_is_one_line() {
     let variables = [("EM_SERVER__LISTNE", "x"), ("EM_STORE__KIND", "redis")];
     for command in ["check", "show"] {

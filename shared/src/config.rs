@@ -9,6 +9,7 @@
 //! that names the key and its origin. [`Loaded`] shows itself as TOML in which no secret stands.
 
 mod check;
+mod doubts;
 mod fault;
 mod file;
 mod keys;

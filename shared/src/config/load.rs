@@ -38,6 +38,11 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// What is likely to fail later, though it can be used: a line each.
+    pub fn doubts(&self) -> Vec<String> {
+        super::doubts::of(self)
+    }
+
     /// Where the value of `section.key` came from.
     pub fn origin(&self, key: &str) -> &Origin {
         self.origins.get(key).unwrap_or(&Origin::Default)

@@ -22,6 +22,9 @@ const MAX_PATH: usize = 4095;
 const MAX_LABEL_NAME: usize = 128;
 const MAX_LABEL_VALUE: usize = 1024;
 
+/// The number that is no user: it tells the kernel to change nothing.
+const NO_USER: u32 = u32::MAX;
+
 /// Seconds of a lifetime or an idle time at most: ten years.
 const MAX_LIFETIME: u64 = 10 * 366 * 24 * 3600;
 
@@ -105,13 +108,14 @@ impl Faults {
             && labels.iter().all(|(name, value)| {
                 (1..=MAX_LABEL_NAME).contains(&name.len())
                     && value.len() <= MAX_LABEL_VALUE
-                    && !name.contains('\0')
+                    // A filter is written NAME=VALUE.
+                    && !name.contains(['\0', '='])
                     && !value.contains('\0')
             });
         self.unless(
             fits,
             field,
-            "must be at most 64, each name 1 to 128 bytes and each value at most 1024, without NUL",
+            "must be at most 64, each name 1 to 128 bytes and each value at most 1024, without NUL, and names without =",
         );
     }
 
@@ -178,8 +182,13 @@ impl Faults {
             );
         } else if root {
             self.add("user", "must not be root");
-        } else if number && user.parse::<u32>().is_err() || !number && !named {
-            self.add("user", "must be a number or a name of a-z, 0-9, _ and -");
+        } else if number && !user.parse::<u32>().is_ok_and(|uid| uid != NO_USER)
+            || !number && !named
+        {
+            self.add(
+                "user",
+                "must be a number below 4294967295 or a name of a-z, 0-9, _ and -",
+            );
         }
     }
 
@@ -267,6 +276,7 @@ mod tests {
             "",
             "a b",
             "99999999999",
+            "4294967295",
             "A",
             "-1",
             "a:b",

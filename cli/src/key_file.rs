@@ -92,6 +92,14 @@ fn keys(text: &str) -> Result<Vec<KeyHash>, String> {
     if let Some(short) = lines.iter().position(|key| key.len() < KEY_LENGTH_MIN) {
         return Err(format!("key {} of it is too short", short + 1));
     }
+    // What no header can carry would be a key that nobody is let in with.
+    let plain = |key: &&str| key.bytes().all(|byte| byte.is_ascii_graphic());
+    if let Some(odd) = lines.iter().position(|key| !plain(key)) {
+        return Err(format!(
+            "key {} of it has other characters than visible ASCII ones",
+            odd + 1
+        ));
+    }
     Ok(lines.into_iter().map(KeyHash::of).collect())
 }
 
@@ -122,7 +130,14 @@ mod tests {
         let long = "a-key-of-somebody-s-own-making";
         let found = keys(&format!("{long}\n\n  {long}2 \n")).expect("keys");
         assert_eq!(found, [KeyHash::of(long), KeyHash::of(&format!("{long}2"))]);
-        for bad in ["", "\n\n", "hunter2", &format!("{long}\nhunter2")] {
+        for bad in [
+            "",
+            "\n\n",
+            "hunter2",
+            &format!("{long}\nhunter2"),
+            &format!("\u{feff}{long}hunter2"),
+            &format!("{long} hunter2"),
+        ] {
             let error = keys(bad).expect_err("refused");
             assert!(!error.contains("hunter2"), "{error}");
         }

@@ -30,6 +30,21 @@ struct Service {
     log: std::path::PathBuf,
 }
 
+/// Starts the program on a data folder.
+fn serve(data_dir: &Path, listen: &str, log: Stdio) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_environment-manager"))
+        .arg("serve")
+        .args(["--listen", listen])
+        .arg("--data-dir")
+        .arg(data_dir)
+        .env("EM_WORKER__CONCURRENCY", "0")
+        .env("EM_TELEMETRY__LOG", "json")
+        .stdin(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("the program starts")
+}
+
 impl Service {
     /// Starts one on a data folder; its log goes to a file beside it.
     fn start(data_dir: &Path, listen: &str) -> Self {
@@ -39,17 +54,7 @@ impl Service {
             .append(true)
             .open(&log)
             .expect("a log file");
-        let child = Command::new(env!("CARGO_BIN_EXE_environment-manager"))
-            .arg("serve")
-            .args(["--listen", listen])
-            .arg("--data-dir")
-            .arg(data_dir)
-            .env("EM_WORKER__CONCURRENCY", "0")
-            .env("EM_TELEMETRY__LOG", "json")
-            .stdin(Stdio::null())
-            .stderr(file)
-            .spawn()
-            .expect("the program starts");
+        let child = serve(data_dir, listen, file.into());
         Self { child, log }
     }
 
@@ -117,6 +122,32 @@ fn whole(address: &str, path: &str, key: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     answer
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let (_folder, data) = folder();
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .expect("a device");
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|free| free.local_addr())
+        .expect("a free port");
+    let mut service = Service {
+        child: serve(&data, &port.to_string(), full.into()),
+        log: data.with_extension("log"),
+    };
+    let begun = Instant::now();
+    while TcpStream::connect(port).is_err() {
+        assert_eq!(service.child.try_wait().expect("its state"), None);
+        assert!(begun.elapsed() < PATIENCE, "it does not listen");
+        sleep(Duration::from_millis(10));
+    }
+    let key = fs::read_to_string(data.join("api-key")).expect("the key");
+    assert!(get(&port.to_string(), "/v1/jobs", key.trim()).contains("200"));
+    service.signal(Signal::SIGTERM);
+    assert!(service.child.wait().expect("its end").success());
 }
 
 #[test]

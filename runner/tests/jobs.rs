@@ -223,7 +223,8 @@ async fn users_are_those_of_the_image_but_never_the_runners() {
         user: user.to_owned(),
         ..runner.shell(id, "id -u")
     };
-    let reserved = ["0", "root"].map(|user| as_user(user, &format!("reserved-{user}")));
+    let reserved =
+        ["0", "root", "4294967295"].map(|user| as_user(user, &format!("reserved-{user}")));
     let (named, numbered, unknown) = (
         as_user("nobody", "named"),
         as_user("4242", "numbered"),

@@ -32,9 +32,6 @@ pub use result::{
 };
 pub use wanted::{ByteRange, Span, Verdict, Wanted};
 
-/// Leases without an end after which a job is given up.
-pub const MAX_ATTEMPTS: u32 = 5;
-
 /// What a job shall do. One variant per kind; each has one executor file in `worker/src/jobs/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -200,6 +197,15 @@ pub enum JobKind {
 }
 
 impl JobKind {
+    /// Leases without an end after which a job is given up. Of a command many more: to follow one that runs does hardly
+    /// ever end a worker, and giving it up kills it.
+    pub const fn attempts_most(self) -> u32 {
+        match self {
+            Self::Exec => 100,
+            _ => 5,
+        }
+    }
+
     /// Every kind.
     pub const ALL: [Self; 14] = [
         Self::Create,

@@ -31,6 +31,8 @@ pub fn begin(settings: &TelemetrySettings) -> Result<(), TelemetryError> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter(&settings.level)?)
         .with_writer(std::io::stderr)
+        // Told on standard error too, such a failure would be a panic of whoever had something to say.
+        .log_internal_errors(false)
         .with_ansi(terminal);
     let text = match settings.log {
         LogFormat::Text => true,

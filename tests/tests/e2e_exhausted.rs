@@ -31,7 +31,7 @@ impl Exhausted {
         let changed = Connection::open(file)
             .expect("opens")
             .execute(
-                "UPDATE jobs SET record = json_set(record, '$.attempts', 5) WHERE state = 'running'",
+                "UPDATE jobs SET record = json_set(record, '$.attempts', 100) WHERE state = 'running'",
                 [],
             )
             .expect("changed");
@@ -74,4 +74,31 @@ async fn the_environment_of_one_that_cannot_be_ended_is_killed() {
     let found = client.get("/v1/environments/env").await.expect(200).json();
     assert_eq!(found["status"]["phase"], "failed", "{found}");
     assert_eq!(found["status"]["reason"], "environment_killed", "{found}");
+}
+
+#[tokio::test]
+async fn a_command_outlives_more_crashes_than_other_jobs_may_have_attempts() {
+    let mut program = Program::start().await;
+    program.client().create("env").await;
+    let script =
+        "echo ran >> runs; echo begun; while [ ! -e go ]; do sleep 0.1; done; cat runs; exit 5";
+    let job = program
+        .client()
+        .submit("env", &json!({ "command": script }))
+        .await;
+    for begun in 1..=7 {
+        let client = program.client();
+        wait_until("a worker follows it", async || {
+            let window = client.get(&format!("/v1/jobs/{job}/output")).await.json();
+            client.job(&job).await["attempts"] == begun && window["next_stdout_offset"] == 6
+        })
+        .await;
+        program.kill9();
+        program.restart().await;
+    }
+    let client = program.client();
+    client.put_file("env", "go", "").await.expect(200);
+    let job = client.ended(&job).await;
+    assert_eq!(job["result"]["exit_code"], 5, "{job}");
+    assert_eq!(job["result"]["stdout"], "begun\nran\n", "{job}");
 }

@@ -141,10 +141,10 @@ async fn no_end_but_an_exit_has_an_exit_code() {
     let late = call(&client, "/exec_in_environment", "env", &body).await;
     assert!(detail(&late, 504).contains("deadline"));
     let killed = exec(&client, "env", "kill -9 $$").await;
-    assert!(detail(&killed, 503).contains("signal 9"));
+    assert!(detail(&killed, 422).contains("signal 9"));
     let greedy = "exec python3 -c 'bytearray(1 << 30)'";
     let greedy = exec(&client, "env", greedy).await;
-    assert!(detail(&greedy, 503).contains("signal 9"));
+    assert!(detail(&greedy, 422).contains("signal 9"));
     let nowhere = json!({ "command": "true", "workdir": "/no/such/folder" });
     let nowhere = call(&client, "/exec_in_environment", "env", &nowhere).await;
     detail(&nowhere, 422);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use shared::environment::{Environment, Phase};
 use shared::ids::{Fence, JobRef};
-use shared::job::{Begun, Job, JobInput, MAX_ATTEMPTS, Outcome};
+use shared::job::{Begun, Job, JobInput, Outcome};
 use shared::ports::{Completion, Leased, StoreError};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -143,7 +143,7 @@ pub(crate) async fn execute(
 }
 
 async fn dispatch(task: &Task) -> End {
-    if task.job.attempts > MAX_ATTEMPTS {
+    if task.job.attempts > task.job.input.kind().attempts_most() {
         return jobs::exhausted::run(task).await;
     }
     match &task.job.input {

@@ -69,7 +69,7 @@ pub(crate) struct Executed {
         (status = 409, description = "The environment does not run", body = Detail),
         (status = 410, description = "The environment is being deleted, or was", body = Detail),
         (status = 422, description = "A field cannot be taken, or it cannot be started", body = Detail),
-        (status = 503, description = "How it ended cannot be said as an exit code", body = Detail),
+        (status = 503, description = "Nobody knows how it ended", body = Detail),
         (status = 504, description = "It takes longer than this endpoint waits, and goes on; or it was ended at its deadline", body = Detail),
     )
 )]
@@ -116,7 +116,8 @@ fn exited(job: &Job) -> Result<(&ExecResult, u32), Problem> {
             (None, Some(signal)) => Err(naming_job(Problem {
                 job: Some(job.id),
                 ..Problem::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
+                    // The command has run: nobody is told to try again.
+                    StatusCode::UNPROCESSABLE_ENTITY,
                     "killed",
                     format!("signal {signal} ended the command"),
                 )

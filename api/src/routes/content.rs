@@ -134,7 +134,7 @@ async fn read(
     params(
         ("env" = String, Path, description = "The environment"),
         ("path" = String, Query, description = "The file, relative to `/app` or absolute; percent-encoded bytes need not be UTF-8"),
-        ("mode" = Option<String>, Query, description = "Permission bits in octal; 0644 where they are not given"),
+        ("mode" = Option<String>, Query, description = "Permission bits in octal, 0001 to 7777; 0644 where they are not given"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`: wait up to N seconds, 300 at most"),
     ),
     responses(
@@ -157,7 +157,11 @@ pub(crate) async fn put(
 ) -> Result<Response, Problem> {
     params.only(&["path", "mode"])?;
     let path = path_of(&params, None)?;
-    let mode = params.with("mode", "permission bits in octal, such as 0644", octal)?;
+    let mode = params.with(
+        "mode",
+        "permission bits in octal, 0001 to 7777, such as 0644",
+        octal,
+    )?;
     let job = app.new_job();
     let to = Destination {
         call: &call,
@@ -184,7 +188,7 @@ fn octal(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
     u32::from_str_radix(text, 8)
         .ok()
-        .filter(|mode| digits && *mode <= MAX_MODE)
+        .filter(|mode| digits && (1..=MAX_MODE).contains(mode))
 }
 
 /// A file as its verdict has it.
@@ -341,7 +345,7 @@ mod tests {
         ] {
             assert_eq!(octal(text), mode);
         }
-        for bad in ["", "8", "10000", "-1", "+7", "0o644", "rw-"] {
+        for bad in ["", "0", "0000", "8", "10000", "-1", "+7", "0o644", "rw-"] {
             assert_eq!(octal(bad), None, "{bad}");
         }
     }

@@ -19,7 +19,7 @@ use crate::validate::Faults;
 use crate::views::{JobView, ListingView, MadeFolderView, MovedView, RemovedView, name_in_token};
 
 /// Levels that one list descends at most.
-const MAX_DEPTH: u64 = 64;
+const MAX_DEPTH: u64 = 16;
 
 /// Lists a folder, by name.
 #[utoipa::path(
@@ -27,7 +27,7 @@ const MAX_DEPTH: u64 = 64;
     params(
         ("env" = String, Path, description = "The environment"),
         ("path" = Option<String>, Query, description = "The folder, relative to `/app` or absolute; percent-encoded bytes need not be UTF-8"),
-        ("depth" = Option<u32>, Query, description = "Levels to descend: 1 to 64; 1, the folder itself, where it is not given"),
+        ("depth" = Option<u32>, Query, description = "Levels to descend: 1 to 16; 1, the folder itself, where it is not given"),
         ("page_size" = Option<u32>, Query, description = "1 to 1000; 100 where it is not given"),
         ("page_token" = Option<String>, Query, description = "From the page before"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`: wait up to N seconds, 300 at most"),

@@ -16,6 +16,9 @@ use crate::proto::{StartError, StartRequest};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The number that tells the kernel to keep a user or group as it is.
+const UNCHANGED: u32 = u32::MAX;
+
 /// Bytes of names and values of a job's environment together.
 const MAX_ENV_BYTES: usize = 1024 * 1024;
 
@@ -80,10 +83,11 @@ impl Launcher {
                 "user: only {} can be had in this environment",
                 default.name
             ))),
-            // A command with the runner's own user could silence it.
-            Some(user) if user.uid == 0 || user.uid == own => Err(Refusal::Invalid(format!(
-                "user: {asked} is reserved in this environment"
-            ))),
+            // A command with the runner's own user could silence it; so could one of a number that tells the kernel to
+            // change nothing.
+            Some(user) if [0, own, UNCHANGED].contains(&user.uid) || user.gid == UNCHANGED => Err(
+                Refusal::Invalid(format!("user: {asked} is reserved in this environment")),
+            ),
             found => Ok(found),
         }
     }

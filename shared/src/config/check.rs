@@ -2,7 +2,11 @@
 
 use super::fault::Fault;
 use super::{AuthMode, Loaded, RuntimeKind};
+use crate::ports::BlobName;
 use crate::telemetry;
+
+/// The longest time that a setting may name, in seconds.
+const SECONDS_MOST: u64 = 10 * 366 * 24 * 3600;
 
 /// The shortest lease: a heartbeat is written three times in it.
 const LEASE_SECONDS_MIN: u64 = 3;
@@ -16,6 +20,7 @@ pub(super) fn faults(loaded: &Loaded) -> Vec<Fault> {
     check.who_may_call();
     check.defaults_within_maxima();
     check.smallest_values();
+    check.times();
     check.texts();
     check.image_of_the_cluster();
     check.cluster_and_its_authority();
@@ -120,6 +125,39 @@ impl Check<'_> {
         }
     }
 
+    /// Beyond any use, yet short enough to be added to any point in time.
+    fn times(&mut self) {
+        let settings = &self.loaded.settings;
+        for (key, seconds) in [
+            (
+                "server.sync_wait_seconds",
+                settings.server.sync_wait_seconds,
+            ),
+            (
+                "server.create_wait_seconds",
+                settings.server.create_wait_seconds,
+            ),
+            (
+                "limits.exec_timeout_max_seconds",
+                settings.limits.exec_timeout_max_seconds,
+            ),
+            ("runtime.start_seconds", settings.runtime.start_seconds),
+            (
+                "images.pull_timeout_seconds",
+                settings.images.pull_timeout_seconds,
+            ),
+            ("worker.lease_seconds", settings.worker.lease_seconds),
+            ("shutdown.grace_seconds", settings.shutdown.grace_seconds),
+        ] {
+            if seconds > SECONDS_MOST {
+                self.fault(
+                    key,
+                    format!("{seconds} is too long: at most {SECONDS_MOST}, which is ten years"),
+                );
+            }
+        }
+    }
+
     fn image_of_the_cluster(&mut self) {
         let runtime = &self.loaded.settings.runtime;
         if runtime.kind == RuntimeKind::Kubernetes && runtime.default_image == "host" {
@@ -158,6 +196,11 @@ impl Check<'_> {
             if empty {
                 self.fault(key, "must not be empty".to_owned());
             }
+        }
+        if !settings.blobs.bucket.is_empty()
+            && let Err(error) = BlobName::new(settings.blobs.bucket.as_str(), "any")
+        {
+            self.fault("blobs.bucket", error.to_string());
         }
         if let Err(error) = telemetry::filter(&settings.telemetry.level) {
             self.fault("telemetry.level", error.to_string());
@@ -206,6 +249,17 @@ mod tests {
             ("EM_STORE__RETENTION_DAYS", "0", "store.retention_days"),
             ("EM_LIMITS__MEMORY", "1", "limits.memory"),
             ("EM_LIMITS__PIDS", "1", "limits.pids"),
+            (
+                "EM_SERVER__SYNC_WAIT_SECONDS",
+                "9223372036854775807",
+                "server.sync_wait_seconds",
+            ),
+            (
+                "EM_LIMITS__EXEC_TIMEOUT_MAX_SECONDS",
+                "316224001",
+                "limits.exec_timeout_max_seconds",
+            ),
+            ("EM_BLOBS__BUCKET", "../x", "blobs.bucket"),
             ("EM_RUNTIME__START_SECONDS", "0", "runtime.start_seconds"),
             ("GKE_CLUSTER_ENDPOINT", "10.0.0.1", "runtime.cluster_ca"),
             ("EM_WORKER__WARM", "debian", "worker.warm"),

@@ -16,7 +16,7 @@ use runner::proto::seal_reply::Fate;
 use runner::proto::{JobPhase, SealRequest, SignalRequest};
 use shared::environment::{EnvironmentEvent, Reason};
 use shared::ids::Incarnation;
-use shared::job::{JobInput, MAX_ATTEMPTS, Outcome};
+use shared::job::{JobInput, Outcome};
 use shared::output::{OutputCounts, StreamCounts};
 use shared::ports::{Completion, Lane};
 
@@ -35,7 +35,8 @@ const GRACE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(task: &Task) -> End {
-    let message = format!("{MAX_ATTEMPTS} workers began the job and none could end it");
+    let most = task.job.input.kind().attempts_most();
+    let message = format!("{most} workers began the job and none could end it");
     let mut outcome = Outcome::failure("attempts_exhausted", message.clone());
     if let Some(incarnation) = &task.job.incarnation {
         if let Err(why) = nothing_runs(task, incarnation).await {

@@ -48,13 +48,21 @@ pub(crate) async fn run(task: &Task, input: &PublishInput) -> End {
                         .take()
                     {
                         Some(status) => Failure::Status(status),
-                        None => Failure::job("blobs_unavailable", error.to_string()),
+                        None => refused(&error),
                     },
                 ),
             }
         },
     )
     .await
+}
+
+fn refused(error: &BlobError) -> Failure {
+    let code = match error {
+        BlobError::BadName(_) => "invalid_destination",
+        _ => "blobs_unavailable",
+    };
+    Failure::job(code, error.to_string())
 }
 
 /// The bytes as the blob store takes them; what broke them is kept beside.

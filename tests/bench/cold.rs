@@ -1,36 +1,24 @@
 //! From nothing to the first command's exit, against `runc run` and `runc exec` of the same root.
 
-use std::path::Path;
-use std::time::Instant;
-
-use serde_json::json;
-
 use crate::Failure;
+use crate::ground::{Ground, WARM_UP};
 use crate::peer::Bundle;
 use crate::report::{Report, Samples, Target};
 use crate::service::Service;
 
 const ROUNDS: usize = 40;
 
-pub async fn measure(program: &Path, report: &mut Report) -> Result<(), Failure> {
-    let service = Service::start(program, &[]).await?;
+pub async fn measure(ground: &Ground, report: &mut Report) -> Result<(), Failure> {
+    let service = Service::start(&ground.program, &[]).await?;
     let bundle = Bundle::new()?;
     let (mut ours, mut theirs) = (Samples::default(), Samples::default());
-    for round in 0..ROUNDS + 3 {
+    for round in 0..ground.rounds(ROUNDS) + WARM_UP {
         let id = format!("cold-{round}");
-        let began = Instant::now();
-        service
-            .post("/v1/environments", &json!({"id": id}), false)
-            .await?;
-        service.exec(&id, &["true"]).await?;
-        let our_time = began.elapsed();
+        let our_time = service.first_exit(&id).await?;
         service.delete(&id).await?;
-        let began = Instant::now();
-        bundle.run(&id)?;
-        bundle.exec_true(&id)?;
-        let their_time = began.elapsed();
+        let their_time = bundle.run(&id)? + bundle.exec_true(&id)?;
         bundle.delete(&id)?;
-        if round >= 3 {
+        if round >= WARM_UP {
             ours.push(our_time);
             theirs.push(their_time);
         }

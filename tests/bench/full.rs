@@ -3,9 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
-use serde_json::json;
 use shared::clock::SystemClock;
 use shared::job::{JobInput, Outcome};
 use shared::ports::Store;
@@ -13,35 +11,34 @@ use shared::sqlite::SqliteStore;
 use tests::conformance::store::given::{Given, completion, environment, exec_input, result_of};
 
 use crate::Failure;
-use crate::report::{Report, Samples, Target};
+use crate::ground::{Ground, WARM_UP};
+use crate::report::{Report, Samples, Target, timed};
 use crate::service::Service;
 
 const JOBS: usize = 100_000;
 const WRITERS: usize = 100;
 const ROUNDS: usize = 300;
 
-pub async fn measure(program: &Path, report: &mut Report) -> Result<(), Failure> {
+pub async fn measure(ground: &Ground, report: &mut Report) -> Result<(), Failure> {
     let folder = tempfile::tempdir()?;
-    fill(folder.path()).await?;
-    let full = Service::start_in(folder, program, &[]).await?;
-    let empty = Service::start(program, &[]).await?;
+    let jobs = ground.amount(JOBS);
+    fill(folder.path(), jobs).await?;
+    let full = Service::start_in(folder, &ground.program, &[]).await?;
+    let empty = Service::start(&ground.program, &[]).await?;
     for service in [&full, &empty] {
-        service
-            .post("/v1/environments", &json!({"id": "bench"}), true)
-            .await?;
+        service.create("bench").await?;
     }
     let (mut ours, mut theirs) = (Samples::default(), Samples::default());
-    for round in 0..ROUNDS + 20 {
+    for round in 0..ground.rounds(ROUNDS) + WARM_UP {
         for (service, samples) in [(&full, &mut ours), (&empty, &mut theirs)] {
-            let began = Instant::now();
-            service.exec("bench", &["true"]).await?;
-            if round >= 20 {
-                samples.push(began.elapsed());
+            let took = timed(service.exec("bench", &["true"])).await?;
+            if round >= WARM_UP {
+                samples.push(took);
             }
         }
     }
     report.ratio(
-        "`POST …/exec` with 100,000 finished jobs in the store",
+        &format!("`POST …/exec` with {jobs} finished jobs in the store"),
         &ours,
         "with none",
         &theirs,
@@ -55,7 +52,7 @@ pub async fn measure(program: &Path, report: &mut Report) -> Result<(), Failure>
 }
 
 /// Finished jobs on an environment that was deleted, written as the service writes them.
-async fn fill(folder: &Path) -> Result<(), Failure> {
+async fn fill(folder: &Path, jobs: usize) -> Result<(), Failure> {
     let path = folder.join("environment-manager.db");
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, &SystemClock)?);
     let given = Given::at_present(store);
@@ -64,7 +61,7 @@ async fn fill(folder: &Path) -> Result<(), Failure> {
     let writers = (0..WRITERS).map(|_| {
         let (given, at) = (given.clone(), at.clone());
         tokio::spawn(async move {
-            for _ in 0..JOBS / WRITERS {
+            for _ in 0..jobs / WRITERS {
                 let job = given.submit(&at, exec_input("true")).await.job;
                 let leased = given.lease(&job).await.job;
                 let end = completion(Outcome::success(result_of("done\n")));

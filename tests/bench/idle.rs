@@ -1,18 +1,19 @@
 //! What the service costs while nothing happens, and how soon it is ready.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::Failure;
+use crate::ground::Ground;
 use crate::report::{Report, Samples, Target};
 use crate::service::Service;
 
 const STARTS: usize = 9;
 const IDLE: Duration = Duration::from_secs(30);
 
-pub async fn measure(program: &Path, report: &mut Report) -> Result<(), Failure> {
+pub async fn measure(ground: &Ground, report: &mut Report) -> Result<(), Failure> {
+    let (program, starts) = (&ground.program, ground.rounds(STARTS));
     let mut ready = Samples::default();
-    for _ in 0..STARTS {
+    for _ in 0..starts {
         let service = Service::start(program, &[]).await?;
         ready.push(service.ready_after);
         service.stop().await?;
@@ -39,7 +40,7 @@ pub async fn measure(program: &Path, report: &mut Report) -> Result<(), Failure>
         "over 30 s",
     );
     let slowest = format!(
-        "slowest of {STARTS}: {:.0} ms",
+        "slowest of {starts}: {:.0} ms",
         ready.quantile(1.0).as_secs_f64() * 1e3
     );
     report.figure(

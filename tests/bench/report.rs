@@ -1,7 +1,15 @@
-//! Figures and the page that shows them.
+//! Figures, and what is asked of them.
 
-use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::Failure;
+
+/// Does something that must succeed; how long it took.
+pub async fn timed<T>(what: impl Future<Output = Result<T, Failure>>) -> Result<Duration, Failure> {
+    let began = Instant::now();
+    what.await?;
+    Ok(began.elapsed())
+}
 
 /// Measured durations of one thing.
 #[derive(Default)]
@@ -26,15 +34,19 @@ impl Samples {
     fn show(&self) -> String {
         format!(
             "p50 {}, p99 {} (n = {})",
-            millis(self.quantile(0.5)),
-            millis(self.quantile(0.99)),
+            shown(self.quantile(0.5)),
+            shown(self.quantile(0.99)),
             self.0.len()
         )
     }
 }
 
-fn millis(duration: Duration) -> String {
-    format!("{:.2} ms", duration.as_secs_f64() * 1000.0)
+fn shown(duration: Duration) -> String {
+    if duration < Duration::from_secs(1) {
+        format!("{:.2} ms", duration.as_secs_f64() * 1000.0)
+    } else {
+        format!("{:.2} s", duration.as_secs_f64())
+    }
 }
 
 /// What is asked of a figure.
@@ -60,7 +72,7 @@ impl Target {
     }
 }
 
-/// All figures of a run.
+/// The figures of one part.
 #[derive(Default)]
 pub struct Report {
     rows: Vec<String>,
@@ -80,7 +92,7 @@ impl Report {
         let detail = format!("{}; {peer_name}: {}", ours.show(), peer.show());
         self.row(
             what,
-            &format!("{ratio:.2} ×"),
+            &format!("{ratio:.3} ×"),
             &target.show(" ×"),
             target.is_met(ratio),
             &detail,
@@ -100,7 +112,7 @@ impl Report {
         let detail = format!("{}; {peer_name}: {}", ours.show(), peer.show());
         self.row(
             what,
-            &format!("{ratio:.2} ×"),
+            &format!("{ratio:.3} ×"),
             &target.show(" ×"),
             target.is_met(ratio),
             &detail,
@@ -132,21 +144,13 @@ impl Report {
 
     fn row(&mut self, what: &str, value: &str, target: &str, met: bool, detail: &str) {
         let verdict = if met { "met" } else { "**missed**" };
-        let row = format!("| {what} | {value} | {target} | {verdict} | {detail} |");
+        let row = format!("{what} | {value} | {target} | {verdict} | {detail} |");
         println!("{row}");
         self.rows.push(row);
     }
 
-    /// The page in Markdown.
-    pub fn page(&self) -> String {
-        let mut page = String::from(
-            "# Benchmarks\n\nWritten by `scripts/bench`: the release build, both sides of each ratio in turns in one run, medians \
-             compared. Absolute figures are of the machine that ran it; the ratios are what to look at.\n\n\
-             | what | measured | asked | | detail |\n|---|---|---|---|---|\n",
-        );
-        for row in &self.rows {
-            let _ = writeln!(page, "{row}");
-        }
-        page
+    /// The rows of the part's table.
+    pub fn rows(self) -> Vec<String> {
+        self.rows
     }
 }

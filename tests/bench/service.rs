@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::Failure;
+use crate::report::timed;
 
 /// A running service with a data folder of its own.
 pub struct Service {
@@ -93,6 +94,27 @@ impl Service {
         } else {
             Err(format!("{path}: {status}: {answer}").into())
         }
+    }
+
+    /// Creates an environment with the defaults, and waits until it runs.
+    pub async fn create(&self, environment: &str) -> Result<(), Failure> {
+        let asked = json!({"id": environment});
+        let job = self.post("/v1/environments", &asked, true).await?;
+        if job["state"] == "succeeded" {
+            Ok(())
+        } else {
+            Err(format!("an environment was not created: {job}").into())
+        }
+    }
+
+    /// From nothing to the end of a first command: a create that is not waited for, and a command that waits for it.
+    pub async fn first_exit(&self, environment: &str) -> Result<Duration, Failure> {
+        timed(async {
+            let asked = json!({"id": environment});
+            self.post("/v1/environments", &asked, false).await?;
+            self.exec(environment, &["true"]).await
+        })
+        .await
     }
 
     /// A command that must succeed.

@@ -16,6 +16,7 @@ use shared::resources::{ByteSize, Cpu, Resources};
 use shared::sqlite::SqliteStore;
 
 use crate::Failure;
+use crate::ground::Ground;
 use crate::report::{Report, Samples, Target};
 use crate::service::Service;
 
@@ -23,12 +24,13 @@ const CLIENTS: usize = 64;
 const JOBS: usize = 6_000;
 const TURNS: usize = 3;
 
-pub async fn measure(program: &Path, report: &mut Report) -> Result<(), Failure> {
+pub async fn measure(ground: &Ground, report: &mut Report) -> Result<(), Failure> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     let (mut ours_each, mut theirs_each) = (Samples::default(), Samples::default());
+    let jobs = ground.amount(JOBS);
     for _ in 0..TURNS {
-        theirs.push(store_alone(&mut theirs_each).await?);
-        ours.push(over_http(program, &mut ours_each).await?);
+        theirs.push(store_alone(jobs, &mut theirs_each).await?);
+        ours.push(over_http(&ground.program, jobs, &mut ours_each).await?);
     }
     let (ours, theirs) = (median(&mut ours), median(&mut theirs));
     let detail = format!(
@@ -51,13 +53,13 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// Runs `JOBS` of something with `CLIENTS` at a time; jobs a second.
-async fn flood<F, Fut>(each: &mut Samples, job: F) -> Result<f64, Failure>
+/// Runs so many of something with `CLIENTS` at a time; jobs a second.
+async fn flood<F, Fut>(jobs: usize, each: &mut Samples, job: F) -> Result<f64, Failure>
 where
     F: Fn() -> Fut + Clone + Send + 'static,
     Fut: Future<Output = Result<(), Failure>> + Send,
 {
-    let left = Arc::new(AtomicUsize::new(JOBS));
+    let left = Arc::new(AtomicUsize::new(jobs));
     let began = Instant::now();
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
@@ -84,16 +86,16 @@ where
             .into_iter()
             .for_each(|sample| each.push(sample));
     }
-    Ok(JOBS as f64 / began.elapsed().as_secs_f64())
+    Ok(jobs as f64 / began.elapsed().as_secs_f64())
 }
 
-async fn over_http(program: &Path, each: &mut Samples) -> Result<f64, Failure> {
+async fn over_http(program: &Path, jobs: usize, each: &mut Samples) -> Result<f64, Failure> {
     let service = Arc::new(Service::start(program, &[("EM_WORKER__CONCURRENCY", "0")]).await?);
     service
         .post("/v1/environments", &json!({"id": "bench"}), false)
         .await?;
     let shared = Arc::clone(&service);
-    let rate = flood(each, move || {
+    let rate = flood(jobs, each, move || {
         let service = Arc::clone(&shared);
         async move {
             service
@@ -114,7 +116,7 @@ async fn over_http(program: &Path, each: &mut Samples) -> Result<f64, Failure> {
     Ok(rate)
 }
 
-async fn store_alone(each: &mut Samples) -> Result<f64, Failure> {
+async fn store_alone(jobs: usize, each: &mut Samples) -> Result<f64, Failure> {
     let folder = tempfile::tempdir()?;
     let store = Arc::new(SqliteStore::open(
         &folder.path().join("store.db"),
@@ -127,7 +129,7 @@ async fn store_alone(each: &mut Samples) -> Result<f64, Failure> {
         )
         .await?;
     let shared = Arc::clone(&store);
-    flood(each, move || {
+    flood(jobs, each, move || {
         let store = Arc::clone(&shared);
         async move {
             let input = ExecInput {

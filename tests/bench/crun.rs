@@ -1,0 +1,33 @@
+//! A command in a live environment against `crun exec` of the same in the same container.
+
+use crate::Failure;
+use crate::ground::{Ground, WARM_UP};
+use crate::peer;
+use crate::report::{Report, Samples, Target, timed};
+use crate::service::Service;
+
+const ROUNDS: usize = 300;
+
+pub async fn measure(ground: &Ground, report: &mut Report) -> Result<(), Failure> {
+    let service = Service::start(&ground.program, &[("EM_RUNTIME__BINARY", "crun")]).await?;
+    service.create("bench").await?;
+    let container = peer::container_of("crun", &service.environments())?;
+    let (mut ours, mut theirs) = (Samples::default(), Samples::default());
+    for round in 0..ground.rounds(ROUNDS) + WARM_UP {
+        let our_time = timed(service.exec("bench", &["true"])).await?;
+        let their_time = container.exec_true()?;
+        if round >= WARM_UP {
+            ours.push(our_time);
+            theirs.push(their_time);
+        }
+    }
+    report.ratio(
+        "`POST …/exec` of `true` in an environment of `crun`",
+        &ours,
+        "`crun exec`",
+        &theirs,
+        Target::AtMost(1.0),
+    );
+    service.delete("bench").await?;
+    service.stop().await
+}

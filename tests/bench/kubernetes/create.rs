@@ -8,6 +8,7 @@ use serde_json::json;
 use tests::cluster::SMALL_IMAGE;
 use tests::program::wait_until;
 
+use super::kubectl::Kubectl;
 use super::site::Site;
 use crate::Failure;
 use crate::ground::{Ground, WARM_UP};
@@ -22,12 +23,13 @@ const WARM: &str = "environment-manager/warm";
 pub async fn measure(ground: &Ground, report: &mut Report) -> Result<(), Failure> {
     let rounds = ground.rounds(ROUNDS);
     let site = Site::new(ground).await;
+    let kubectl = site.kubectl()?;
     let service = site.serve(ground, &[]).await?;
     let (mut cold, mut theirs) = (Samples::default(), Samples::default());
     for round in 0..rounds + 1 {
         let id = format!("cold-{round}");
         let our_time = first_exit(&service, &id).await?;
-        let their_time = by_kubectl(&site, &id).await?;
+        let their_time = by_kubectl(&site, &kubectl, &id).await?;
         if round > 0 {
             cold.push(our_time);
             theirs.push(their_time);
@@ -91,8 +93,7 @@ fn runs(pod: &Pod) -> bool {
     containers.is_some_and(|containers| containers.iter().all(|container| container.ready))
 }
 
-async fn by_kubectl(site: &Site, id: &str) -> Result<Duration, Failure> {
-    let kubectl = site.kubectl();
+async fn by_kubectl(site: &Site, kubectl: &Kubectl, id: &str) -> Result<Duration, Failure> {
     let pod = format!("pod/{id}");
     let took = kubectl.call(&["apply", "-f", "-"], &manifest(id))?
         + kubectl.run(&["wait", "--for=condition=Ready", "--timeout=120s", &pod])?

@@ -15,7 +15,7 @@ pub async fn measure(ground: &Ground, report: &mut Report) -> Result<(), Failure
     let site = Site::new(ground).await;
     let service = site.serve(ground, &[]).await?;
     service.create("bench").await?;
-    let (kubectl, pod) = (site.kubectl(), site.pod_of("bench").await?);
+    let (kubectl, pod) = (site.kubectl()?, site.pod_of("bench").await?);
     let access = port::access(&site).await?;
     let bare = Stream {
         client: &access.exec,

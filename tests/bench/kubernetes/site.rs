@@ -53,7 +53,7 @@ impl Site {
         self.cluster.audit_log()
     }
 
-    pub fn kubectl(&self) -> Kubectl {
+    pub fn kubectl(&self) -> Result<Kubectl, Failure> {
         Kubectl::new(self.kubeconfig(), self.namespace.name())
     }
 

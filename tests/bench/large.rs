@@ -74,14 +74,14 @@ impl Large {
         });
         Ok(futures::stream::iter(pieces))
     }
+}
 
-    /// Whether all of it came.
-    pub fn expect(&self, size: u64) -> Result<(), Failure> {
-        if size == self.size {
-            Ok(())
-        } else {
-            Err(format!("{size} bytes of {}", self.size).into())
-        }
+/// Whether all of it came.
+pub fn expect(got: u64, size: u64) -> Result<(), Failure> {
+    if got == size {
+        Ok(())
+    } else {
+        Err(format!("{got} bytes of {size}").into())
     }
 }
 
@@ -114,7 +114,7 @@ pub async fn download(
     large: &Large,
 ) -> Result<Duration, Failure> {
     let url = format!("/v1/environments/{environment}/files/content?path={NAME}");
-    timed(async { large.expect(size_of(service, &url).await?) }).await
+    timed(async { expect(size_of(service, &url).await?, large.size) }).await
 }
 
 /// Reads an answer's body to its end; how many bytes it has.

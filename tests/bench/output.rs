@@ -5,7 +5,7 @@ use serde::de::IgnoredAny;
 
 use crate::Failure;
 use crate::ground::Ground;
-use crate::large::{self, GROWTH, Large, NAME, size_of};
+use crate::large::{self, GROWTH, Large, NAME, expect, size_of};
 use crate::peer;
 use crate::report::{Report, Samples, Target, timed};
 use crate::service::Service;
@@ -72,7 +72,7 @@ async fn by_windows(service: &Service, job: &str, large: &Large) -> Result<(), F
         }
         at = window.next_stdout_offset;
         if window.done {
-            return large.expect(at);
+            return expect(at, large.size);
         }
     }
 }

@@ -1,16 +1,18 @@
 //! The peer that a program in Rust would be: a new `pods/exec` for each command, by kube-rs as its documentation shows.
 
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{Api, AttachParams};
+use shared::ports::RunnerIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use worker::runtime::kubernetes::channel::{self, Target};
 
 use crate::Failure;
-use crate::large::Large;
+use crate::large::{Large, expect};
+use crate::report::timed;
 
 /// The container of environments in which commands run.
 const CONTAINER: &str = "environment";
@@ -33,58 +35,63 @@ pub async fn exec_true(pods: &Api<Pod>, pod: &str) -> Result<(), Failure> {
     }
 }
 
-/// One exec stream as it is, without a runner on it: as fast as a pod can be read or written through the API server.
-pub struct Stream<'a> {
+/// One exec stream as it is, without a runner on it: as fast as a pod can be read or written through the API server. Each
+/// transfer is a task, so that it runs where its bytes arrive, as in a service.
+#[derive(Clone)]
+pub struct Stream {
     /// One that does not wait to fill packets.
-    pub client: &'a Client,
-    pub namespace: &'a str,
-    pub pod: &'a str,
+    pub client: Client,
+    pub namespace: String,
+    pub pod: String,
 }
 
-impl Stream<'_> {
+impl Stream {
     /// How long it takes to read a file from the pod.
     pub async fn down(&self, path: &str, large: &Large) -> Result<Duration, Failure> {
-        let began = Instant::now();
-        let mut stream = pin!(channel::open(self.client, self.target(&["cat", path])).await?);
-        let (mut buffer, mut size) = (vec![0; PIECE], 0);
-        loop {
-            match stream.read(&mut buffer).await? {
-                0 => break,
-                read => size += read as u64,
+        let (stream, path, size) = (self.clone(), path.to_owned(), large.size);
+        tokio::spawn(timed(async move {
+            let mut stream = pin!(stream.open(&["cat", &path]).await?);
+            let (mut buffer, mut got) = (vec![0; PIECE], 0);
+            loop {
+                match stream.read(&mut buffer).await? {
+                    0 => return expect(got, size),
+                    read => got += read as u64,
+                }
             }
-        }
-        large.expect(size)?;
-        Ok(began.elapsed())
+        }))
+        .await?
     }
 
     /// How long it takes to write a file into the pod, onto its disk.
     pub async fn up(&self, path: &str, large: &Large) -> Result<Duration, Failure> {
-        let began = Instant::now();
         // A stream is handed out once something was heard.
         let script = format!("echo; cat > {path} && sync {path} && stat -c %s {path}");
-        let command = ["sh", "-c", &script];
-        let mut stream = pin!(channel::open(self.client, self.target(&command)).await?);
-        let mut file = tokio::fs::File::open(large.path()).await?;
-        let mut buffer = vec![0; PIECE];
-        loop {
-            match file.read(&mut buffer).await? {
-                0 => break,
-                read => stream.write_all(&buffer[..read]).await?,
+        let (stream, source, size) = (self.clone(), large.path(), large.size);
+        tokio::spawn(timed(async move {
+            let mut stream = pin!(stream.open(&["sh", "-c", &script]).await?);
+            let mut file = tokio::fs::File::open(source).await?;
+            let mut buffer = vec![0; PIECE];
+            loop {
+                match file.read(&mut buffer).await? {
+                    0 => break,
+                    read => stream.write_all(&buffer[..read]).await?,
+                }
             }
-        }
-        stream.shutdown().await?;
-        let mut said = String::new();
-        stream.read_to_string(&mut said).await?;
-        large.expect(said.trim().parse()?)?;
-        Ok(began.elapsed())
+            stream.shutdown().await?;
+            let mut said = String::new();
+            stream.read_to_string(&mut said).await?;
+            expect(said.trim().parse()?, size)
+        }))
+        .await?
     }
 
-    fn target<'a>(&'a self, command: &'a [&'a str]) -> Target<'a> {
-        Target {
-            namespace: self.namespace,
-            pod: self.pod,
+    async fn open(&self, command: &[&str]) -> Result<impl RunnerIo + use<>, Failure> {
+        let target = Target {
+            namespace: &self.namespace,
+            pod: &self.pod,
             container: CONTAINER,
             command,
-        }
+        };
+        Ok(channel::open(&self.client, target).await?)
     }
 }

@@ -142,5 +142,5 @@ fn manifest(id: &str) -> String {
             "volumes": [{ "name": "volume", "persistentVolumeClaim": { "claimName": id } }],
         },
     });
-    format!("{claim}\n---\n{pod}\n")
+    json!({ "apiVersion": "v1", "kind": "List", "items": [claim, pod] }).to_string()
 }

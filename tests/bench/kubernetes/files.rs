@@ -18,9 +18,9 @@ pub async fn measure(ground: &Ground, report: &mut Report) -> Result<(), Failure
     let (kubectl, pod) = (site.kubectl()?, site.pod_of("bench").await?);
     let access = port::access(&site).await?;
     let bare = Stream {
-        client: &access.exec,
-        namespace: site.namespace.name(),
-        pod: &pod,
+        client: access.exec,
+        namespace: site.namespace.name().to_owned(),
+        pod: pod.clone(),
     };
     let home = format!("{pod}:/app");
     let inside = format!("{home}/by-kubectl");

@@ -26,6 +26,7 @@ mod peer;
 mod report;
 mod service;
 mod submit;
+mod warm;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;

@@ -5,7 +5,7 @@ use futures::future::LocalBoxFuture;
 
 use crate::ground::Ground;
 use crate::report::Report;
-use crate::{Failure, cold, crun, exec, files, full, idle, kubernetes, output, submit};
+use crate::{Failure, cold, crun, exec, files, full, idle, kubernetes, output, submit, warm};
 
 /// The tables of the page.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub fn is_known(name: &str) -> bool {
 use Section::{Contract, Kubernetes, OneMachine};
 
 #[rustfmt::skip]
-pub const PARTS: [Part; 13] = [
+pub const PARTS: [Part; 14] = [
     Part::new("exec", OneMachine, |at, to| exec::measure(at, to).boxed_local()),
     Part::new("cold", OneMachine, |at, to| cold::measure(at, to).boxed_local()),
     Part::new("submit", OneMachine, |at, to| submit::measure(at, to).boxed_local()),
@@ -73,6 +73,7 @@ pub const PARTS: [Part; 13] = [
     Part::new("pod-files", Kubernetes, |at, to| kubernetes::files::measure(at, to).boxed_local()),
     Part::new("pod-idle", Kubernetes, |at, to| kubernetes::idle::measure(at, to).boxed_local()),
     Part::new("crun", Contract, |at, to| crun::measure(at, to).boxed_local()),
+    Part::new("warm", Contract, |at, to| warm::measure(at, to).boxed_local()),
     Part::new("files", Contract, |at, to| files::measure(at, to).boxed_local()),
     Part::new("output", Contract, |at, to| output::measure(at, to).boxed_local()),
     Part::new("full", Contract, |at, to| full::measure(at, to).boxed_local()),

@@ -149,6 +149,17 @@ impl Service {
         }
     }
 
+    /// The runtime's name for an environment's container.
+    pub async fn container(&self, environment: &str) -> Result<String, Failure> {
+        let url = format!("/v1/environments/{environment}");
+        let response = self.request(reqwest::Method::GET, &url).send().await?;
+        let found: Value = response.error_for_status()?.json().await?;
+        let container = found["status"]["container"].as_str();
+        Ok(container
+            .ok_or("an environment without a container")?
+            .to_owned())
+    }
+
     /// A request with the key.
     pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
         self.client

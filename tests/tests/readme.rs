@@ -129,6 +129,42 @@ async fn every_example_prints_what_the_readme_says() {
     );
 }
 
+/// What a transcript of the quickstart has at every run: from the build on, without what cargo says, and without numbers
+/// of processes.
+fn lasting(transcript: &str) -> Vec<String> {
+    let lines = transcript.lines().map(str::trim_end);
+    lines
+        .skip_while(|line| !line.starts_with("== building"))
+        .filter(|line| !line.is_empty() && !line.starts_with(' '))
+        .map(|line| match line.split_once("quickstart-") {
+            Some((before, number)) if number.parse::<u32>().is_ok() => {
+                format!("{before}quickstart-N")
+            }
+            _ => line.to_owned(),
+        })
+        .collect()
+}
+
+#[test]
+fn the_quickstart_runs_as_the_readme_shows() {
+    let shown = blocks()
+        .into_iter()
+        .find(|block| block.text.starts_with("# scripts/quickstart --once\n"))
+        .expect("a transcript");
+    let output = Command::new("bash")
+        .args(["-c", "exec scripts/quickstart --once 2>&1"])
+        .current_dir(ROOT)
+        // As on a machine where nothing is prepared: the build makes the runner itself.
+        .env_remove("EM_RUNNER_BIN")
+        .output()
+        .expect("it starts");
+    let printed = text(output.stdout);
+    assert!(output.status.success(), "{}\n{printed}", output.status);
+    let lasting_lines = lasting(&printed);
+    assert_eq!(lasting_lines, lasting(&shown.text), "{printed}");
+    assert!(lasting_lines.contains(&"the command: succeeded, exit code 0".to_owned()));
+}
+
 #[test]
 fn every_link_leads_to_a_file() {
     let readme = readme();

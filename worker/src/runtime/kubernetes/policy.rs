@@ -60,7 +60,7 @@ const TRUSTED_TIME: Duration = Duration::from_secs(60);
 
 /// Where clouds tell a machine who it is, and give out its credentials.
 const METADATA_4: [&str; 1] = ["169.254.0.0/16"];
-const METADATA_6: [&str; 2] = ["fd00:ec2::254/128", "fe80::/10"];
+const METADATA_6: [&str; 3] = ["fd00:ec2::254/128", "fd20:ce::254/128", "fe80::/10"];
 
 /// Where a node answers for the cluster's name server, if it does.
 const NODE_LOCAL_DNS: &str = "169.254.20.10/32";

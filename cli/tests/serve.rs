@@ -144,6 +144,8 @@ fn a_log_that_cannot_be_written_ends_nothing() {
         assert!(begun.elapsed() < PATIENCE, "it does not listen");
         sleep(Duration::from_millis(10));
     }
+    // Nobody is let in before the key is made; the connection waits.
+    assert!(get(&port.to_string(), "/health", "").contains("200"));
     let key = fs::read_to_string(data.join("api-key")).expect("the key");
     assert!(get(&port.to_string(), "/v1/jobs", key.trim()).contains("200"));
     service.signal(Signal::SIGTERM);

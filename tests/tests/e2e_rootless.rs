@@ -155,6 +155,49 @@ async fn the_service_may_be_killed_while_it_creates() {
     }
 }
 
+/// Nothing lives but what is held ready when the service starts anew: it has rights over that too, and hands it out.
+#[tokio::test]
+async fn what_is_held_ready_outlives_the_service() {
+    let mut program = Program::start_as_ordinary_user(&[("EM_WORKER__WARM", "host=1")]).await;
+    let until_ready = async |program: &Program, count: usize| {
+        wait_until(&format!("{count} are ready"), async || {
+            program.folder().ready().len() == count
+        })
+        .await;
+    };
+    until_ready(&program, 1).await;
+    let born = program.folder().ready();
+    program.kill9();
+    program.restart().await;
+    let client = program.client();
+    client.create("env").await;
+    let found = client.get("/v1/environments/env").await.expect(200).json();
+    assert_eq!(
+        found["status"]["container"],
+        format!("em-{}", born[0]),
+        "{found}"
+    );
+    assert_eq!(client.printed("env", "id -u").await, "1000\n");
+    program.folder().note_instance();
+    let gone = client
+        .delete("/v1/environments/env")
+        .await
+        .expect(202)
+        .json();
+    assert_eq!(client.ended(id_of(&gone)).await["state"], "succeeded");
+
+    // And removes it, where none shall be held ready any more.
+    until_ready(&program, 1).await;
+    program.kill9();
+    program.set("EM_WORKER__WARM", None);
+    program.restart().await;
+    until_ready(&program, 0).await;
+    wait_until("nothing is left", async || {
+        program.folder().traces().is_empty()
+    })
+    .await;
+}
+
 #[test]
 fn the_doctor_finds_that_environments_can_be_had() {
     let found = ordinary::command(&["doctor"]);

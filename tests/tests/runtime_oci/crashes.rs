@@ -6,6 +6,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use shared::ports::Sight;
 use shared::resources::{ByteSize, Cpu, Resources};
 use tests::conformance::runtime::given::Lodging;
@@ -57,6 +60,21 @@ impl Holder {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("readable");
         line.trim().to_owned()
+    }
+
+    /// Waits until it stopped itself at the place that its variables say.
+    pub(crate) fn stopped(&self) {
+        let status = waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED)).expect("its child");
+        assert!(matches!(status, WaitStatus::Stopped(..)), "{status:?}");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        kill(self.pid(), Signal::SIGCONT).expect("it is there");
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().expect("a pid"))
     }
 
     /// Waits until it was killed at the place that its variables say.

@@ -14,7 +14,7 @@ use shared::secret::Secret;
 use tests::conformance::runtime::given::{Bed, Given, Lodging, until};
 use tests::images::Tiny;
 
-use crate::bench::Bench;
+use crate::bench::{Bench, is_rootless};
 use crate::crashes::Holder;
 
 /// The names that were born ready and are nobody's yet.
@@ -212,6 +212,72 @@ async fn what_a_dead_worker_took_half_is_taken_whole() {
             bench.assert_nothing_left();
         }
     }
+}
+
+/// The slots of host ids, and in whose name each is taken.
+fn ranges(bench: &Bench) -> Vec<(String, String)> {
+    let entries = fs::read_dir(bench.folder().join(".ranges")).expect("a folder");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let names = names.map(|name| name.into_string().expect("UTF-8"));
+    names
+        .map(|name| {
+            let mut parts = name.split('.').map(str::to_owned);
+            let slot = parts.next().expect("a slot");
+            (slot, parts.next().expect("an owner"))
+        })
+        .collect()
+}
+
+/// One is taken after a round has listed it and before the round comes to it: the round leaves its ids alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_taken_while_a_round_goes_keeps_its_ids() {
+    let bench = Bench::new();
+    let given = bench.given();
+    let life = given.life_with(crate::crashes::HELD);
+    keep(&life, 1).await;
+    let before = ranges(&bench);
+    assert_eq!(before.len(), 1, "{before:?}");
+    let at = |place| [("EM_FAILPOINT", place)];
+    let mut round = Holder::spawn_with(&bench, &life, "drop", &at("warm_listed:stop"));
+    round.stopped();
+    let mut taker = Holder::spawn_with(&bench, &life, "create", &at("warm_taken:stop"));
+    taker.stopped();
+    assert!(ready(&bench).is_empty());
+    round.go_on();
+    assert_eq!(round.says(), "kept");
+    taker.go_on();
+    assert_eq!(taker.says(), "created");
+    let own = (before[0].0.clone(), life.uid().to_string());
+    assert_eq!(ranges(&bench), std::slice::from_ref(&own));
+    // Nobody else is given the same.
+    let other = given.environment().await;
+    let both = ranges(&bench);
+    assert!(both.len() == 2 && both.contains(&own), "{both:?}");
+    assert!(is_rootless() || both[0].0 != both[1].0, "{both:?}");
+    for holder in [round, taker] {
+        holder.kill();
+    }
+    assert_eq!(life.run("id -u").await.text(), "1000");
+    life.delete().await;
+    other.delete().await;
+    bench.assert_nothing_left();
+}
+
+/// Its PID 1 is alive, but hangs: whoever asks gets another one, made as if there were none.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_does_not_answer_is_not_handed_out() {
+    let bench = Bench::new();
+    let given = bench.given();
+    let life = given.life();
+    keep(&life, 1).await;
+    let born = ready(&bench);
+    let pid = ready_pid(&bench, born.first().expect("one"));
+    kill(pid, Signal::SIGSTOP).expect("stopped");
+    assert_eq!(created(&life).await, life.uid().as_str());
+    assert!(ready(&bench).is_empty());
+    assert_eq!(life.run("id -u").await.text(), "1000");
+    life.delete().await;
+    bench.assert_nothing_left();
 }
 
 /// Killed while they made one ready or removed it: the next round leaves nothing of it.

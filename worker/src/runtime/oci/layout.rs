@@ -79,6 +79,15 @@ pub(super) enum Entry {
     Other,
 }
 
+/// The name of the lock of an entry in which a PID 1 may live, of whatever instance: of a life, or of what is held ready.
+pub(super) fn lock_of(entry: &str) -> Option<EnvironmentUid> {
+    let name = match entry.strip_prefix(READY) {
+        Some(rest) => rest.rsplit_once('-')?.1,
+        None => entry,
+    };
+    EnvironmentUid::new(name).ok()
+}
+
 impl Layout {
     /// `folder` is absolute and has a parent.
     pub(super) fn new(folder: PathBuf, instance: InstanceId) -> Self {
@@ -266,6 +275,16 @@ mod tests {
             name.map(|name| layout.entry(name)),
             Some(Entry::Ready(ready))
         );
+        for living in [
+            uid.to_string(),
+            format!(".ready-{instance}-abc234-{uid}"),
+            format!(".ready-{foreign}-abc234-{uid}"),
+        ] {
+            assert_eq!(lock_of(&living), Some(uid.clone()), "{living}");
+        }
+        for none in [".locks", ".ready-", ".making-abcdefghij", "abcdefghi"] {
+            assert_eq!(lock_of(none), None, "{none}");
+        }
         for other in [
             format!(".ready-{foreign}-abc234-{uid}"),
             format!(".ready-{instance}-abc234"),

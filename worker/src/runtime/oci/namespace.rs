@@ -11,7 +11,8 @@
 //! has the user's rights on the machine and no others.
 //!
 //! Environments outlive the service, and only their namespace's root has any right over them. So a service that finds a
-//! living one joins the namespace that it was started from, which the kernel keeps for as long as anything lives in it.
+//! living one, be it held ready and nobody's yet, joins the namespace that it was started from, which the kernel keeps for
+//! as long as anything lives in it.
 //! One that is just being started, by an OCI runtime whose service was killed, is waited for.
 
 use std::fs;
@@ -22,10 +23,9 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Gid, Uid};
-use shared::ids::EnvironmentUid;
 
 use super::checks;
-use super::layout::{Home, LOCKS};
+use super::layout::{Home, LOCKS, lock_of};
 use super::lock::Lock;
 use super::parent::parent_of;
 use super::process::{FirstProcess, Proof};
@@ -84,11 +84,11 @@ fn namespace_of_the_living(environments: &Path) -> io::Result<Option<OwnedFd>> {
     };
     for entry in entries {
         let name = entry?.file_name();
-        let Ok(uid) = EnvironmentUid::new(name.to_string_lossy()) else {
+        let Some(lock) = lock_of(&name.to_string_lossy()) else {
             continue;
         };
-        let home = Home::at(environments.join(uid.as_str()));
-        let _lock = Lock::take(&environments.join(LOCKS), uid.as_str())?;
+        let home = Home::at(environments.join(&name));
+        let _lock = Lock::take(&environments.join(LOCKS), lock.as_str())?;
         let proof = Proof::Volume(home.volume());
         let first = FirstProcess::find(&home.pid_file(), &proof)?;
         let users = first.map(|first| first.user_namespace()).transpose()?;

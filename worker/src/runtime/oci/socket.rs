@@ -5,15 +5,19 @@
 //! the descriptor of the opened folder.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{self as blocking, UnixListener};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use tokio::net::UnixStream;
 
 use super::files;
+
+/// With what a client of HTTP/2 begins, and its settings: none. A server answers with its own.
+const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// Its name in the folder of the life.
 const NAME: &str = "runner.sock";
@@ -36,6 +40,37 @@ pub(super) async fn connect(folder: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(below(&folder)).await
 }
 
+/// Whether who listens there says anything within `limit` to somebody who speaks HTTP/2. The kernel lets one connect to a
+/// process that is stopped or hangs, so a connection alone proves nothing. It blocks for so long.
+pub(super) fn answers(folder: &Path, limit: Duration) -> io::Result<bool> {
+    let folder = open(folder)?;
+    let greeted = (|| {
+        let mut stream = blocking::UnixStream::connect(below(&folder))?;
+        stream.set_write_timeout(Some(limit))?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.write_all(GREETING)?;
+        stream.read_exact(&mut [0])
+    })();
+    match greeted {
+        Ok(()) => Ok(true),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::WouldBlock
+                    | io::ErrorKind::TimedOut
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn open(folder: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(openat(CWD, folder, flags, Mode::empty())?)
@@ -56,9 +91,13 @@ mod tests {
         fs::create_dir(&long).expect("made");
         let missing = connect(&long).await.expect_err("nobody there");
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        let moment = Duration::from_millis(10);
+        assert!(!answers(&long, moment).expect("asked"), "nobody there");
         let listener = listen(&long).expect("listens");
         connect(&long).await.expect("connected");
+        assert!(!answers(&long, moment).expect("asked"), "it says nothing");
         drop(listener);
+        assert!(!answers(&long, moment).expect("asked"), "nobody listens");
         let refused = connect(&long).await.expect_err("nobody listens");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         listen(&long).expect("listens again");

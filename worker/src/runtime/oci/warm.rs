@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -36,6 +37,7 @@ use super::limits::Limits;
 use super::lock::Lock;
 use super::record::{LifeImage, Owner, Record};
 use super::remove::remove_tree;
+use super::socket;
 use super::spec::Container;
 use super::stage::STAGE;
 use super::tree::Tree;
@@ -43,6 +45,9 @@ use crate::failpoint::failpoint;
 
 /// Environments that one round makes at most, of each shape.
 const MADE_AT_ONCE: usize = 10;
+
+/// How long PID 1 of one that shall be taken may take to say anything. It has nothing else to do.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// What shall be ready of one shape.
 struct Wanted<'a> {
@@ -55,6 +60,7 @@ impl Host {
     /// must be fetched before more can be made.
     pub(super) fn keep_ready(&self, wanted: &[Warm]) -> Result<Vec<String>, RuntimeError> {
         let mut ready = self.all_ready()?;
+        failpoint("warm_listed");
         let (wanted, missing) = self.by_shape(wanted)?;
         let mut short = Vec::new();
         for (shape, Wanted { spec, count }) in wanted {
@@ -81,17 +87,18 @@ impl Host {
         if ready.is_empty() {
             return Ok(None);
         }
-        // The image cannot go while the folder that names it is renamed.
-        let taken = self.with_image(&placement.spec.image, |image| {
-            let shape = self.shape(&placement.spec, image)?;
-            for found in ready.remove(&shape).unwrap_or_default() {
-                if self.rename(&found, placement)? {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
+        let shape = self.with_image(&placement.spec.image, |image| {
+            self.shape(&placement.spec, image)
         })?;
-        if taken != Some(true) {
+        let of_shape = shape.and_then(|shape| ready.remove(&shape));
+        let mut taken = false;
+        for found in of_shape.unwrap_or_default() {
+            taken = self.take_one(&found, placement)?;
+            if taken {
+                break;
+            }
+        }
+        if !taken {
             return Ok(None);
         }
         failpoint("warm_taken");
@@ -137,28 +144,54 @@ impl Host {
         }
     }
 
-    /// Gives one the name of a life, if it is whole and alive, and nobody else was faster.
-    fn rename(&self, ready: &Ready, placement: &Placement) -> Result<bool, RuntimeError> {
-        let taken = self.if_unlocked(ready, |life, _| match life {
-            Some(life) if self.is_up(&life)? => {
-                let to = self.layout.home(&placement.uid);
-                fs::rename(life.home.folder(), to.folder())
-                    .map(|()| true)
-                    .or_else(|error| match error.kind() {
-                        // Somebody else's, or the life's name is: what comes next finds that out.
-                        io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty => Ok(false),
-                        _ => Err(error),
-                    })
-                    .map_err(unavailable("what is held ready cannot be taken"))
+    /// Gives one the name of a life, if it is whole and alive, and nobody else was faster. One that is alive but does not
+    /// answer is nobody's good: it is removed.
+    fn take_one(&self, ready: &Ready, placement: &Placement) -> Result<bool, RuntimeError> {
+        let taken = self.if_unlocked(ready, |life, _| {
+            let Some(life) = life else {
+                return Ok(false);
+            };
+            if !self.is_up(&life)? {
+                return Ok(false);
             }
-            _ => Ok(false),
+            let answers = socket::answers(life.home.folder(), ANSWER_TIME)
+                .map_err(unavailable("what is held ready cannot be spoken to"))?;
+            if answers {
+                return self.rename(&life, placement);
+            }
+            tracing::warn!(name = %ready.name, "what was held ready does not answer and is removed");
+            // The create has no need of that: what is not removed now the next round finds.
+            if let Err(error) = self.remove_ready(ready, Some(&life)) {
+                tracing::warn!(name = %ready.name, %error, "it is not removed yet");
+            }
+            Ok(false)
         })?;
         Ok(taken.unwrap_or_default())
+    }
+
+    fn rename(&self, life: &Life, placement: &Placement) -> Result<bool, RuntimeError> {
+        let to = self.layout.home(&placement.uid);
+        // The image cannot go while the folder that names it is renamed.
+        let renamed = self.with_image(&placement.spec.image, |_| {
+            fs::rename(life.home.folder(), to.folder())
+                .map(|()| true)
+                .or_else(|error| match error.kind() {
+                    // Somebody else's, or the life's name is: what comes next finds that out.
+                    io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty => Ok(false),
+                    _ => Err(error),
+                })
+                .map_err(unavailable("what is held ready cannot be taken"))
+        })?;
+        Ok(renamed.unwrap_or_default())
     }
 
     /// Whether one is ready, or somebody works on it; it is removed if not, or where it is not wanted.
     fn stays(&self, ready: &Ready, wanted: bool) -> Result<bool, RuntimeError> {
         let stays = self.if_unlocked(ready, |life, _| {
+            // Taken or removed since it was listed. Its range may be a life's now, which is to pass it on to itself.
+            if !self.is_there(ready)? {
+                return Ok(false);
+            }
             if wanted
                 && let Some(life) = &life
                 && self.is_up(life)?
@@ -169,6 +202,12 @@ impl Host {
             Ok(false)
         })?;
         Ok(stays.unwrap_or(true))
+    }
+
+    /// Whether anything is held ready under this name. It stays so while the name's lock is held.
+    fn is_there(&self, ready: &Ready) -> Result<bool, RuntimeError> {
+        let there = self.layout.ready(ready).folder().try_exists();
+        there.map_err(unavailable("what is held ready cannot be looked at"))
     }
 
     fn make_ready(&self, spec: &EnvironmentSpec, shape: &str) -> Result<(), RuntimeError> {

@@ -27,7 +27,11 @@ pub(super) fn measure(folder: &Path) -> io::Result<Size> {
             continue;
         };
         for entry in entries {
-            let entry = entry?;
+            let entry = match entry {
+                // The folder was removed since it was opened: so its entries are none.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                entry => entry?,
+            };
             let Ok(found) = entry.metadata() else {
                 continue;
             };

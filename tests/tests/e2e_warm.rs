@@ -1,5 +1,8 @@
 //! Environments that are held ready, through the real program.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::{Value, json};
 use tests::program::{Client, Program, id_of, wait_until};
 
@@ -80,4 +83,45 @@ async fn a_service_that_is_killed_while_it_takes_one_hands_it_out_once() {
         client.printed("env", "echo mine > file").await;
         assert_eq!(client.printed("other", "ls -A").await, "");
     }
+}
+
+/// An OCI runtime that hangs while it makes one ready holds up nothing else.
+#[tokio::test]
+async fn what_hangs_while_one_is_made_ready_keeps_no_lifetime_from_its_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [binary, hang, begun] = ["runc", "hang", "begun"].map(|name| folder.path().join(name));
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *' run '*) [ ! -e {hang} ] || echo $$ >>{begun}\n\
+         while [ -e {hang} ]; do sleep 0.1; done ;; esac\nexec runc \"$@\"\n",
+        hang = hang.display(),
+        begun = begun.display(),
+    );
+    fs::write(&binary, script).expect("written");
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).expect("set");
+    let mut program =
+        Program::start_with(&[("EM_RUNTIME__BINARY", &binary.to_string_lossy())]).await;
+    program.client().create("env").await;
+    program.term();
+    fs::write(&hang, "").expect("written");
+    program.set("EM_WORKER__WARM", Some("host=1"));
+    program.restart().await;
+    let client = program.client();
+    wait_until("one is begun", async || {
+        fs::read_to_string(&begun).is_ok_and(|text| text.ends_with('\n'))
+    })
+    .await;
+    client
+        .send(
+            client
+                .request(reqwest::Method::PATCH, "/v1/environments/env")
+                .json(&json!({ "ttl_seconds": 1 })),
+        )
+        .await
+        .expect(200);
+    wait_until("it is gone", async || program.folder().lives().is_empty()).await;
+    let pid = fs::read_to_string(&begun).expect("it began");
+    let still = fs::exists(format!("/proc/{}", pid.trim())).expect("a look");
+    assert!(still, "it hung until it was given up: {pid}");
+    fs::remove_file(&hang).expect("removed");
+    until_ready(&program, 1).await;
 }

@@ -16,6 +16,7 @@ use shared::job::QueueLane;
 use shared::lease::Observer;
 use shared::ports::{Cutoffs, Holding, Lane, RoleHolder, RuntimeError, Sight, StoreError};
 use shared::staging::{self, STAGING_BUCKET};
+use tokio_util::task::TaskTracker;
 
 use crate::context::Context;
 use crate::lifetimes::Lifetimes;
@@ -58,6 +59,8 @@ struct Sweep {
     lifecycle: Republisher,
     lifetimes: Lifetimes,
     orphans: Orphans,
+    /// What makes ready what shall be: one at most.
+    holding: TaskTracker,
     /// Restarts of PID 1 that are noted in the environment.
     restarts: HashMap<EnvironmentUid, u32>,
     /// When the latest thorough round began.
@@ -73,6 +76,7 @@ pub(crate) async fn keep(context: Arc<Context>) {
         lifecycle: Republisher::default(),
         lifetimes: Lifetimes::default(),
         orphans: Orphans::default(),
+        holding: TaskTracker::new(),
         restarts: HashMap::new(),
         thorough: None,
     };
@@ -81,10 +85,12 @@ pub(crate) async fn keep(context: Arc<Context>) {
             tracing::warn!(%error, "a sweep ended early");
         }
         tokio::select! {
-            () = context.soft.cancelled() => return,
+            () = context.soft.cancelled() => break,
             () = tokio::time::sleep(PERIOD) => {}
         }
     }
+    sweep.holding.close();
+    sweep.holding.wait().await;
 }
 
 impl Sweep {
@@ -99,7 +105,7 @@ impl Sweep {
         }
         told(self.expire().await);
         told(self.look_after_holdings(thorough).await);
-        told(self.hold_ready().await);
+        self.hold_ready();
         if thorough {
             told(self.prune().await);
             told(self.clean_staging().await);
@@ -108,9 +114,20 @@ impl Sweep {
         Ok(())
     }
 
-    async fn hold_ready(&self) -> Result<(), SweepError> {
-        let context = &self.context;
-        Ok(context.runtime.keep_warm(&context.warm).await?)
+    /// Begins to make ready what is missing, unless it still goes on from a round before: a start may take long, or hang, and
+    /// nothing else of a sweep waits for it.
+    fn hold_ready(&self) {
+        if !self.holding.is_empty() {
+            return;
+        }
+        let context = Arc::clone(&self.context);
+        self.holding.spawn(async move {
+            tokio::select! {
+                kept = context.runtime.keep_warm(&context.warm) => told(kept.map_err(SweepError::from)),
+                // As a crash would: whoever comes next goes on from what is there.
+                () = context.soft.cancelled() => {}
+            }
+        });
     }
 
     /// Whether this round is to be a thorough one.

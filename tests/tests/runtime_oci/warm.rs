@@ -263,6 +263,28 @@ async fn what_is_taken_while_a_round_goes_keeps_its_ids() {
     bench.assert_nothing_left();
 }
 
+/// What cannot be had is said once, and left alone for a while; the others are there all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_cannot_be_had_keeps_no_other_from_being_ready() {
+    let bench = Bench::new();
+    let life = bench.given().life();
+    let mut both = wanted(&life, 1);
+    both.insert(0, both[0].clone());
+    both[0].spec.image = "containers-storage:a".to_owned();
+    let told = life.runtime.keep_warm(&both).await;
+    let told = told.expect_err("one cannot be had").to_string();
+    assert!(told.contains("containers-storage:a"), "{told}");
+    assert_eq!(ready(&bench).len(), 1);
+    both[1].count = 2;
+    life.runtime
+        .keep_warm(&both)
+        .await
+        .expect("it is left alone");
+    assert_eq!(ready(&bench).len(), 2);
+    life.runtime.keep_warm(&[]).await.expect("none are held");
+    bench.assert_nothing_left();
+}
+
 /// Its PID 1 is alive, but hangs: whoever asks gets another one, made as if there were none.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_does_not_answer_is_not_handed_out() {

@@ -35,6 +35,7 @@ use super::layout::{Home, Layout};
 use super::life::{Life, make_folders};
 use super::lock::Lock;
 use super::network;
+use super::pauses::Pauses;
 use super::process::{FirstProcess, Proof};
 use super::program::Program;
 use super::ranges::Ranges;
@@ -53,6 +54,7 @@ pub(super) struct Host {
     pub(super) ranges: Ranges,
     pub(super) skeletons: Skeletons,
     pub(super) images: Images,
+    pub(super) pauses: Pauses,
     pub(super) network: NetworkSettings,
     pub(super) runner: PathBuf,
 }
@@ -88,6 +90,7 @@ impl Host {
             standing,
             skeletons: Skeletons::begin(layout.images(), layout.locks())?,
             images: Images::open(layout.data(), settings.images.clone(), Arc::clone(&clock))?,
+            pauses: Pauses::default(),
             network: settings.network.clone(),
             layout,
             clock,

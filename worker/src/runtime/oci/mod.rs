@@ -7,7 +7,7 @@
 //!         │  parent                           what this process may do here, and how an ordinary user comes to it
 //!         ├─ checks, trial                    what the machine must have
 //!         ├─ life, container                  the folder and the container of one life
-//!         ├─ warm                             lives that are held ready, and taken
+//!         ├─ warm, pauses                     lives that are held ready, and taken
 //!         ├─ layout, record, lock, ranges     what is where, whose it is, one at a time, which host uids
 //!         ├─ ground, skeleton, image          what an environment stands on: this machine's programs, or an image
 //!         ├─ tree, stage, idmap, userns       how that is mounted, and with whose ids
@@ -45,6 +45,7 @@ mod lock;
 mod namespace;
 mod network;
 mod parent;
+mod pauses;
 mod process;
 mod program;
 mod ranges;
@@ -170,11 +171,14 @@ impl Runtime for OciRuntime {
 
     async fn keep_warm(&self, wanted: &[Warm]) -> Result<(), RuntimeError> {
         let wanted = wanted.to_vec();
-        let missing = self.on_host(move |host| host.keep_ready(&wanted)).await?;
-        for image in missing {
+        let kept = self.on_host(move |host| host.keep_ready(&wanted)).await?;
+        for image in kept.missing {
             self.fetches.begin_ahead(&self.host, &image);
         }
-        Ok(())
+        if kept.failures.is_empty() {
+            return Ok(());
+        }
+        Err(RuntimeError::Unavailable(kept.failures.join("; ")))
     }
 
     async fn stop(&self, uid: &EnvironmentUid, grace: Duration) -> Result<(), RuntimeError> {

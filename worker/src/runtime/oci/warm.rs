@@ -55,30 +55,57 @@ struct Wanted<'a> {
     count: usize,
 }
 
+/// How a round went.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// Images that must be fetched before more can be made.
+    pub(super) missing: Vec<String>,
+    /// What could not be done, and why.
+    pub(super) failures: Vec<String>,
+}
+
+impl Kept {
+    /// What was done about something; what was not is noted.
+    fn done<T>(&mut self, about: &str, done: Result<T, RuntimeError>) -> Option<T> {
+        done.map_err(|error| self.failures.push(format!("{about}: {error}")))
+            .ok()
+    }
+}
+
 impl Host {
-    /// Makes what is missing of what shall be ready, and removes what is too much or has ended. Answers the images that
-    /// must be fetched before more can be made.
-    pub(super) fn keep_ready(&self, wanted: &[Warm]) -> Result<Vec<String>, RuntimeError> {
+    /// Makes what is missing of what shall be ready, and removes what is too much or has ended. What cannot be done for one
+    /// keeps nothing of the others from being done.
+    pub(super) fn keep_ready(&self, wanted: &[Warm]) -> Result<Kept, RuntimeError> {
         let mut ready = self.all_ready()?;
         failpoint("warm_listed");
-        let (wanted, missing) = self.by_shape(wanted)?;
+        let mut kept = Kept::default();
         let mut short = Vec::new();
-        for (shape, Wanted { spec, count }) in wanted {
+        for (shape, Wanted { spec, count }) in self.by_shape(wanted, &mut kept) {
             let mut here = 0;
             for found in ready.remove(&shape).unwrap_or_default() {
-                here += usize::from(self.stays(&found, here < count)?);
+                let stays = self.stays(&found, here < count);
+                here += usize::from(kept.done(&spec.image, stays).unwrap_or_default());
             }
             short.push((spec, shape, count.saturating_sub(here)));
         }
         for found in ready.values().flatten() {
-            self.stays(found, false)?;
+            kept.done("what is not wanted", self.stays(found, false));
         }
         for (spec, shape, count) in short {
-            for _ in 0..count.min(MADE_AT_ONCE) {
-                self.make_ready(spec, &shape)?;
+            if count > 0 && !self.pauses.is_paused(&spec.image, self.clock.monotonic()) {
+                let made =
+                    (0..count.min(MADE_AT_ONCE)).try_for_each(|_| self.make_ready(spec, &shape));
+                self.note(&spec.image, made, &mut kept);
             }
         }
-        Ok(missing)
+        Ok(kept)
+    }
+
+    /// Notes how it went, so that what failed is not tried again at once.
+    fn note<T>(&self, image: &str, went: Result<T, RuntimeError>, kept: &mut Kept) -> Option<T> {
+        self.pauses
+            .note(image, went.is_ok(), self.clock.monotonic());
+        kept.done(image, went)
     }
 
     /// One that is ready and of the placement's shape, now its life; none where none fits.
@@ -304,23 +331,24 @@ impl Host {
         Ok(found)
     }
 
-    /// What shall be ready of each shape, and the images without which there is no shape yet.
-    fn by_shape<'a>(
-        &self,
-        wanted: &'a [Warm],
-    ) -> Result<(BTreeMap<String, Wanted<'a>>, Vec<String>), RuntimeError> {
+    /// What shall be ready of each shape. Images without which there is no shape yet are noted as missing.
+    fn by_shape<'a>(&self, wanted: &'a [Warm], kept: &mut Kept) -> BTreeMap<String, Wanted<'a>> {
         let mut shapes = BTreeMap::new();
-        let mut missing = Vec::new();
         for Warm { spec, count } in wanted {
-            match self.with_image(&spec.image, |image| self.shape(spec, image))? {
-                Some(shape) => {
+            let image = &spec.image;
+            match self.with_image(image, |image| self.shape(spec, image)) {
+                Ok(Some(shape)) => {
                     let sum = shapes.entry(shape).or_insert(Wanted { spec, count: 0 });
                     sum.count += count;
                 }
-                None => missing.push(spec.image.clone()),
+                Ok(None) => kept.missing.push(image.clone()),
+                Err(_) if self.pauses.is_paused(image, self.clock.monotonic()) => {}
+                Err(error) => {
+                    self.note::<()>(image, Err(error), kept);
+                }
             }
         }
-        Ok((shapes, missing))
+        shapes
     }
 
     /// Everything in which two environments can differ: what the OCI runtime is told without names and numbers of their

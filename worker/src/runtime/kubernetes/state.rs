@@ -174,25 +174,18 @@ pub(super) fn end_of(pod: &Pod) -> Reason {
 /// Whether the cluster has no word of the pod's node any more: what runs there may go on, and nobody can say.
 ///
 /// The control plane then says that the pod is not ready, though its containers were when the node spoke last; the node
-/// itself always says why. Later it marks the pod as one that goes.
+/// itself always says why. Later it marks the pod as one that goes. That a taint drives the pod away proves nothing: an
+/// administrator may have put it on a node that is well.
 pub(super) fn node_lost(pod: &Pod) -> Option<Reason> {
     let status = pod.status.as_ref()?;
     let disruption = condition(pod, "DisruptionTarget").filter(|it| it.status == "True");
-    let taken = disruption.filter(|it| {
-        matches!(
-            it.reason.as_deref(),
-            Some("DeletionByTaintManager" | "DeletionByPodGC")
-        )
-    });
-    let ready = condition(pod, "Ready").filter(|it| it.status == "False");
-    let silent = ready.is_some_and(|ready| match ready.reason.as_deref() {
-        Some("NodeStatusUnknown") => true,
-        Some(reason) if !reason.is_empty() => false,
-        _ => condition(pod, "ContainersReady").is_some_and(|it| it.status == "True"),
-    });
-    if !silent && taken.is_none() && status.reason.as_deref() != Some("NodeLost") {
+    let marked = |reason| disruption.filter(|it| it.reason.as_deref() == Some(reason));
+    let forgotten = marked("DeletionByPodGC");
+    let silent = is_silent(pod) || status.reason.as_deref() == Some("NodeLost");
+    if !silent && forgotten.is_none() {
         return None;
     }
+    let taken = forgotten.or_else(|| marked("DeletionByTaintManager"));
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
     let said = taken
         .and_then(|it| it.message.clone())
@@ -202,6 +195,20 @@ pub(super) fn node_lost(pod: &Pod) -> Option<Reason> {
         message = format!("{message}: {said}");
     }
     Some(Reason::new(Reason::NODE_LOST, message))
+}
+
+/// Whether it is the control plane that says that the pod is not ready, for want of its node's word.
+fn is_silent(pod: &Pod) -> bool {
+    let Some(ready) = condition(pod, "Ready") else {
+        return false;
+    };
+    match (ready.status.as_str(), ready.reason.as_deref()) {
+        ("Unknown", _) | ("False", Some("NodeStatusUnknown")) => true,
+        ("False", None | Some("")) => {
+            condition(pod, "ContainersReady").is_some_and(|it| it.status == "True")
+        }
+        _ => false,
+    }
 }
 
 fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {

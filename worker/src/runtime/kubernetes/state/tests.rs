@@ -251,11 +251,16 @@ fn a_node_of_which_there_is_no_word_is_told_from_a_container_that_is_not_ready()
             { "type": "DisruptionTarget", "status": "True", "reason": reason, "message": "no word" },
         ]})
     };
-    for reason in ["DeletionByTaintManager", "DeletionByPodGC"] {
-        let reason = node_lost(&pod(marked(reason))).unwrap();
-        assert!(reason.message.ends_with(": no word"), "{reason:?}");
-    }
+    let reason = node_lost(&pod(marked("DeletionByPodGC"))).unwrap();
+    assert!(reason.message.ends_with(": no word"), "{reason:?}");
     assert_eq!(node_lost(&pod(marked("EvictionByEvictionAPI"))), None);
+    // Any taint does that, also one on a node that is well.
+    let mut driven_away = marked("DeletionByTaintManager");
+    assert_eq!(node_lost(&pod(driven_away.clone())), None);
+    let conditions = driven_away["conditions"].as_array_mut().unwrap();
+    conditions.push(json!({ "type": "Ready", "status": "Unknown" }));
+    let reason = node_lost(&pod(driven_away)).unwrap();
+    assert!(reason.message.ends_with(": no word"), "{reason:?}");
 }
 
 #[test]
@@ -309,7 +314,8 @@ fn every_end_has_its_reason() {
         ),
         (disruption("PreemptionByScheduler"), "preempted"),
         (disruption("EvictionByEvictionAPI"), "evicted"),
-        (disruption("DeletionByTaintManager"), "node_lost"),
+        (disruption("DeletionByTaintManager"), "evicted"),
+        (disruption("DeletionByPodGC"), "node_lost"),
         (
             json!({ "phase": "Failed", "containerStatuses": [container(oom, 0, Value::Null)] }),
             "oom_killed",

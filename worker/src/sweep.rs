@@ -295,7 +295,10 @@ impl Sweep {
             Sight::Alive => return Ok(()),
             Sight::Starting { reason, restarts } => {
                 if restarts < environment.restarts.saturating_add(RESTARTS_MOST) {
-                    return Ok(());
+                    return match held_up(reason, environment.reason.as_ref()) {
+                        Some(event) => self.happened(environment, event).await,
+                        None => Ok(()),
+                    };
                 }
                 // Nothing of it goes on by itself.
                 let container = environment.container.as_deref();
@@ -414,9 +417,32 @@ impl Sweep {
     }
 }
 
+/// What is to be noted of a running environment whose PID 1 does not run now, and of which that is told already. It is
+/// replaced when PID 1 is started again.
+fn held_up(reason: Option<Reason>, told: Option<&Reason>) -> Option<EnvironmentEvent> {
+    let news = reason.filter(|reason| told != Some(reason));
+    news.map(EnvironmentEvent::Note)
+}
+
 /// Says what went wrong; the next round tries it again.
 fn told(step: Result<(), SweepError>) {
     if let Err(error) = step {
         tracing::warn!(%error, "a part of the sweep was not done");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_up_a_running_environment_is_noted_once() {
+        let no_image = Reason::new("image_pull_failed", "no such host");
+        let noted = held_up(Some(no_image.clone()), None);
+        assert_eq!(noted, Some(EnvironmentEvent::Note(no_image.clone())));
+        let crashed = Reason::new("exited", "PID 1 ended with exit code 1");
+        assert!(held_up(Some(no_image.clone()), Some(&crashed)).is_some());
+        assert_eq!(held_up(Some(no_image.clone()), Some(&no_image)), None);
+        assert_eq!(held_up(None, Some(&no_image)), None);
     }
 }

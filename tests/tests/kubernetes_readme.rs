@@ -1,5 +1,5 @@
 //! What the README says of Kubernetes, run as it stands there: the cluster of its second block, then the service of its
-//! first.
+//! first. Only the namespace has a name of the test's own, since the cluster may be one that somebody uses.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -41,6 +41,49 @@ impl Tools {
     }
 }
 
+/// The namespace of the README under a name of the test's own, with the manifests that make it. It goes with this.
+struct Renamed {
+    name: String,
+    folder: tempfile::TempDir,
+    kubectl: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+impl Renamed {
+    fn new(kubectl: &Path, kubeconfig: &Path) -> Self {
+        let renamed = Self {
+            name: format!("readme-{:016x}", rand::random::<u64>()),
+            folder: tempfile::tempdir().expect("a folder"),
+            kubectl: kubectl.to_owned(),
+            kubeconfig: kubeconfig.to_owned(),
+        };
+        let manifests = renamed.folder.path().join("k8s");
+        std::fs::create_dir(&manifests).expect("made");
+        for manifest in ["namespace.yaml", "role.yaml"] {
+            let text = std::fs::read_to_string(Path::new(ROOT).join("k8s").join(manifest));
+            let text = renamed.in_place_of(": environments\n", &text.expect("it is there"));
+            std::fs::write(manifests.join(manifest), text).expect("written");
+        }
+        renamed
+    }
+
+    /// A text with the test's own name wherever the pattern has the README's.
+    fn in_place_of(&self, pattern: &str, text: &str) -> String {
+        assert!(text.contains(pattern), "{text}");
+        text.replace(pattern, &pattern.replace("environments", &self.name))
+    }
+}
+
+impl Drop for Renamed {
+    fn drop(&mut self) {
+        let _ = Command::new(&self.kubectl)
+            .args(["delete", "namespace", &self.name])
+            .args(["--ignore-not-found", "--wait=false"])
+            .env("KUBECONFIG", &self.kubeconfig)
+            .status();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_of_a_cluster_works_as_it_stands_there() {
     let cluster = Cluster::shared().await;
@@ -59,11 +102,13 @@ async fn what_is_said_of_a_cluster_works_as_it_stands_there() {
     // The cluster that there is already, in place of one more.
     let up = format!("echo '{}'", cluster.kubeconfig().display());
     assert!(brings_up.contains("tests/cluster/up"), "{brings_up}");
+    let renamed = Renamed::new(&kubectl, cluster.kubeconfig());
+    let serves = renamed.in_place_of("EM_RUNTIME__NAMESPACE=environments\n", serves);
     let script = format!("{}\n{serves}", brings_up.replace("tests/cluster/up", &up));
     let mut shell = Command::new("bash");
     shell
         .args(["-e", "-u", "-o", "pipefail", "-c", &script])
-        .current_dir(ROOT)
+        .current_dir(renamed.folder.path())
         .env("PATH", tools.path());
     let service = Begun::by(&mut shell, data.path());
     let client = service.client(data.path());
@@ -79,12 +124,12 @@ async fn what_is_said_of_a_cluster_works_as_it_stands_there() {
     drop(service);
     let namespaces: Api<Namespace> = Api::all(cluster.client().await);
     namespaces
-        .delete("environments", &DeleteParams::default())
+        .delete(&renamed.name, &DeleteParams::default())
         .await
         .expect("it was made");
     until(async || {
         namespaces
-            .get_opt("environments")
+            .get_opt(&renamed.name)
             .await
             .expect("read")
             .is_none()

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use kube::api::{DeleteParams, Preconditions};
 use shared::environment::Reason;
 use shared::ids::EnvironmentUid;
@@ -104,10 +104,7 @@ impl Cluster {
 
     /// Ends a pod that is still as it was seen.
     pub(super) async fn end_unless_changed(&self, pod: &Pod) -> Result<(), RuntimeError> {
-        let mut params = only(pod.uid()).grace_period(1);
-        if let Some(preconditions) = &mut params.preconditions {
-            preconditions.resource_version = pod.resource_version();
-        }
+        let params = as_seen(pod).grace_period(1);
         match self.pods.delete(&pod.name_any(), &params).await {
             Err(error) if !is_gone(&error) => Err(failed("the pod cannot be ended")(error)),
             _ => Ok(()),
@@ -124,6 +121,18 @@ impl Cluster {
             .delete(&claim.name_any(), &only(claim.uid()))
             .await
         {
+            Err(error) if !is_gone(&error) => Err(failed("the claim cannot be deleted")(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes a claim that is still as it was seen: one that somebody took since then stays.
+    pub(super) async fn end_claim_unless_changed(
+        &self,
+        claim: &PersistentVolumeClaim,
+    ) -> Result<(), RuntimeError> {
+        let params = as_seen(claim);
+        match self.claims.delete(&claim.name_any(), &params).await {
             Err(error) if !is_gone(&error) => Err(failed("the claim cannot be deleted")(error)),
             _ => Ok(()),
         }
@@ -213,6 +222,17 @@ impl Cluster {
         };
         let uid = uid.map_err(failed("it cannot be seen whether it is gone"))?;
         Ok(uid.as_ref() == Some(&thing.uid))
+    }
+}
+
+/// For an object in the version that was seen.
+fn as_seen(object: &impl ResourceExt) -> DeleteParams {
+    DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: object.uid(),
+            resource_version: object.resource_version(),
+        }),
+        ..DeleteParams::default()
     }
 }
 

@@ -26,14 +26,20 @@ impl Cluster {
             return Ok(name);
         }
         // Whoever took a pod may have died before it took the claim.
-        let taken = match self.pods_of(&placement.uid).await?.into_iter().next() {
+        let pods = self.pods_of(&placement.uid).await?.into_iter();
+        let taken = match pods.min_by_key(|pod| pod.metadata.deletion_timestamp.is_some()) {
             Some(pod) => Some(pod),
             None => self.take_warm(placement).await?,
         };
-        match taken {
-            Some(pod) => self.take_claim(&pod, placement).await,
-            None => self.claim(placement).await,
+        if let Some(pod) = taken {
+            if let Some(name) = self.take_claim(&pod, placement).await? {
+                return Ok(name);
+            }
+            // What is written to a volume that goes would be lost.
+            self.end_pod(&placement.uid, &pod, AT_ONCE).await?;
+            self.gone(&[Thing::of_pod(&pod)], AT_ONCE).await?;
         }
+        self.claim(placement).await
     }
 
     async fn claim(&self, placement: &Placement) -> Result<String, RuntimeError> {

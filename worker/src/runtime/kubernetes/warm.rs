@@ -10,8 +10,15 @@
 //! A patch of a version that another worker has changed is refused, so no two take the same. The pod is taken before its
 //! claim: a worker that dies between the two has marked the pod, by which the next one finds it and takes the claim too.
 //! Whatever could differ between two environments is in the shape, but for their variables, which come with each command.
+//!
+//! What the watch does not know is not judged: while it is broken nothing is made and nothing dropped. A shape that cannot
+//! be had waits longer and longer, and keeps no other from being made.
+
+mod fitness;
+mod pauses;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -24,8 +31,11 @@ use shared::ports::{Placement, RuntimeError, Warm};
 
 use super::cluster::Cluster;
 use super::fault::{failed, is_gone};
-use super::state::State;
+use super::watch::Known;
 use super::{make, names, pod};
+
+use fitness::{Fitness, is_nobodys};
+pub(super) use pauses::Pauses;
 
 /// Pods that one round makes at most, of each shape.
 const MADE_AT_ONCE: usize = 10;
@@ -39,28 +49,50 @@ const ATTEMPTS: usize = 3;
 impl Cluster {
     /// Makes what is missing of what shall be ready, and removes what is too much.
     pub(super) async fn keep_warm(&self, wanted: &[Warm]) -> Result<(), RuntimeError> {
-        let mut ready = self.warm_pods();
-        if !wanted.is_empty() {
-            self.fence().await?;
+        if self.watched.known().trouble().is_some() {
+            return Ok(());
         }
+        let mut ready = self.warm_pods();
+        let mut done = Ok(());
         for warm in wanted {
-            let here = ready.remove(&self.shape(&warm.spec)).unwrap_or_default();
-            let (gone, here) = self.ended(here);
-            for pod in gone {
-                self.drop_warm(&pod).await?;
+            let shape = self.shape(&warm.spec);
+            let here = ready.remove(&shape).unwrap_or_default();
+            let kept = self.keep_shape(warm, &shape, here).await;
+            if kept.is_err() {
+                self.pauses().failed(&shape, self.clock.monotonic());
             }
-            let missing = warm.count.saturating_sub(here.len());
-            for _ in 0..missing.min(MADE_AT_ONCE) {
-                self.make_warm(&warm.spec).await?;
-            }
-            for pod in here.iter().skip(warm.count) {
-                self.drop_warm(pod).await?;
-            }
+            done = both(done, kept);
         }
         for pod in ready.values().flatten() {
+            done = both(done, self.drop_warm(pod).await);
+        }
+        both(done, self.drop_lone_claims().await)
+    }
+
+    /// The same of one shape, of which these pods are here.
+    async fn keep_shape(
+        &self,
+        warm: &Warm,
+        shape: &str,
+        here: Vec<Pod>,
+    ) -> Result<(), RuntimeError> {
+        let (unfit, here) = self.unfit(here);
+        let paused = {
+            let (mut pauses, now) = (self.pauses(), self.clock.monotonic());
+            if !unfit.is_empty() {
+                pauses.failed(shape, now);
+            }
+            pauses.is_paused(shape, now)
+        };
+        for pod in unfit.iter().chain(here.iter().skip(warm.count)) {
             self.drop_warm(pod).await?;
         }
-        self.drop_lone_claims().await
+        let missing = warm.count.saturating_sub(here.len());
+        let made_now = if paused { 0 } else { missing.min(MADE_AT_ONCE) };
+        for _ in 0..made_now {
+            self.make_warm(&warm.spec).await?;
+        }
+        Ok(())
     }
 
     /// A pod that is ready and of the placement's shape, taken for its life. Its claim is still to be taken.
@@ -71,8 +103,9 @@ impl Cluster {
         let shape = self.shape(&placement.spec);
         let ready = self.warm_pods().remove(&shape).unwrap_or_default();
         for pod in ready {
-            let runs = matches!(self.watched.known().state(&pod), State::Running { .. });
-            if runs && let Some(taken) = self.take(pod, &shape, placement).await? {
+            if self.is_ready(&pod)
+                && let Some(taken) = self.take(pod, &shape, placement).await?
+            {
                 return Ok(Some(taken));
             }
         }
@@ -98,7 +131,7 @@ impl Cluster {
             }
             let found = self.pods.get_opt(&name).await;
             let found = found.map_err(failed("a pod that is ready cannot be read"))?;
-            match found.filter(|found| is_nobodys(found, shape)) {
+            match found.filter(|found| is_nobodys(found, shape) && self.is_ready(found)) {
                 Some(newer) => pod = newer,
                 None => return Ok(None),
             }
@@ -106,20 +139,29 @@ impl Cluster {
         Ok(None)
     }
 
-    /// Marks the claim of a taken pod as the life's; answers its name. Done already is success.
+    /// Whether a pod can be taken, as far as the watch knows.
+    fn is_ready(&self, pod: &Pod) -> bool {
+        fitness::of(pod, &self.watched.known()) == Fitness::Ready
+    }
+
+    /// Marks the claim of a taken pod as the life's; answers its name. Done already is success. None if the pod or the
+    /// claim goes: neither can be used then.
     pub(super) async fn take_claim(
         &self,
         pod: &Pod,
         placement: &Placement,
-    ) -> Result<String, RuntimeError> {
-        let name = make::claim_of(pod).unwrap_or_default();
+    ) -> Result<Option<String>, RuntimeError> {
+        let Some(name) = make::claim_of(pod).filter(|_| pod.metadata.deletion_timestamp.is_none())
+        else {
+            return Ok(None);
+        };
         let marks = Patch::Merge(marks(placement));
-        let taken = self
-            .claims
-            .patch(&name, &PatchParams::default(), &marks)
-            .await;
-        taken.map_err(failed("the claim cannot be taken"))?;
-        Ok(name)
+        let params = PatchParams::default();
+        match self.claims.patch(&name, &params, &marks).await {
+            Ok(claim) => Ok(make::is_there(&claim).then_some(name)),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(failed("the claim cannot be taken")(error)),
+        }
     }
 
     /// Claims of taken pods that nobody got to take.
@@ -140,11 +182,11 @@ impl Cluster {
         Ok(found)
     }
 
-    /// Those that will not run any more, and the others.
-    fn ended(&self, pods: Vec<Pod>) -> (Vec<Pod>, Vec<Pod>) {
+    /// Those that are of no use any more, and the others.
+    fn unfit(&self, pods: Vec<Pod>) -> (Vec<Pod>, Vec<Pod>) {
         let known = self.watched.known();
         pods.into_iter()
-            .partition(|pod| matches!(known.state(pod), State::Ended(_)))
+            .partition(|pod| fitness::of(pod, &known) == Fitness::Unfit)
     }
 
     /// Nobody's pods that do not end, by shape.
@@ -174,7 +216,9 @@ impl Cluster {
         shape
     }
 
+    /// Makes a claim and a pod. A pod that is refused leaves no claim behind.
     async fn make_warm(&self, spec: &EnvironmentSpec) -> Result<(), RuntimeError> {
+        self.fence().await?;
         let name = names::warm(rand::random());
         let shape = self.shape(spec);
         let metadata = || names::of_nobody(name.clone(), &shape, &self.instance);
@@ -182,9 +226,14 @@ impl Cluster {
         let claim = pod::claim(metadata(), spec, &self.settings);
         let pod = pod::pod(metadata(), spec, &self.settings, &name);
         let made = self.claims.create(&params, &claim).await;
-        made.map_err(failed("a claim cannot be made ready"))?;
+        let claim = made.map_err(failed("a claim cannot be made ready"))?;
         let made = self.pods.create(&params, &pod).await;
-        made.map(drop).map_err(failed("a pod cannot be made ready"))
+        let made = made.map(drop).map_err(failed("a pod cannot be made ready"));
+        // Any other error may hide a pod that was made after all: its claim is looked at when it is old.
+        if matches!(made, Err(RuntimeError::Failed(_))) {
+            return both(made, self.end_claim(&claim).await);
+        }
+        made
     }
 
     /// Ends a pod unless somebody takes it first; its claim follows when the pod is gone.
@@ -197,17 +246,25 @@ impl Cluster {
     async fn drop_lone_claims(&self) -> Result<(), RuntimeError> {
         let lone: Vec<_> = {
             let known = self.watched.known();
-            let used: BTreeSet<_> = known.pods().filter_map(|pod| make::claim_of(pod)).collect();
-            let claims = known.claims().filter(|claim| self.is_held_ready(claim));
-            let lone = claims.filter(|claim| {
-                !used.contains(&claim.name_any()) && self.age(&claim.metadata) > LONE_SECONDS
-            });
-            lone.cloned().collect()
+            let old = |claim: &&PersistentVolumeClaim| {
+                self.is_held_ready(claim) && self.age(&claim.metadata) > LONE_SECONDS
+            };
+            unused(&known).filter(old).cloned().collect()
         };
+        let mut done = Ok(());
         for claim in lone {
-            self.end_claim(&claim).await?;
+            done = both(done, self.drop_lone_claim(&claim).await);
         }
-        Ok(())
+        done
+    }
+
+    /// That there is no pod the API server itself must say: it was made with the claim's name.
+    async fn drop_lone_claim(&self, claim: &PersistentVolumeClaim) -> Result<(), RuntimeError> {
+        let pod = self.pods.get_metadata_opt(&claim.name_any()).await;
+        match pod.map_err(failed("a pod that is ready cannot be read"))? {
+            Some(_) => Ok(()),
+            None => self.end_claim_unless_changed(claim).await,
+        }
     }
 
     fn is_held_ready(&self, claim: &PersistentVolumeClaim) -> bool {
@@ -217,9 +274,25 @@ impl Cluster {
     }
 }
 
-fn is_nobodys(pod: &Pod, shape: &str) -> bool {
-    let label = pod.labels().get(names::WARM).map(String::as_str);
-    label == Some(shape) && pod.metadata.deletion_timestamp.is_none()
+/// The first error; one after it is only told, so that one step that fails keeps no other from being done.
+fn both(
+    first: Result<(), RuntimeError>,
+    then: Result<(), RuntimeError>,
+) -> Result<(), RuntimeError> {
+    if let (Err(_), Err(error)) = (&first, &then) {
+        tracing::warn!(%error, "the pods that are held ready have more than one trouble");
+    }
+    first.and(then)
+}
+
+/// Claims that no pod uses and nobody deletes, as far as the watch knows: none while it is broken.
+fn unused(known: &Known) -> impl Iterator<Item = &PersistentVolumeClaim> {
+    let used: BTreeSet<_> = known.pods().filter_map(|pod| make::claim_of(pod)).collect();
+    let claims = known.claims().map(Arc::as_ref);
+    let knows = known.trouble().is_none();
+    claims.filter(move |claim: &&PersistentVolumeClaim| {
+        knows && make::is_there(claim) && !used.contains(&claim.name_any())
+    })
 }
 
 /// What makes an object that was held ready one of a life.
@@ -231,4 +304,54 @@ fn marks(placement: &Placement) -> Value {
             names::TENANT: placement.tenant,
         },
     }})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(name: &str, goes: bool) -> PersistentVolumeClaim {
+        let goes = goes.then_some("2026-01-01T00:00:00Z");
+        let metadata = json!({ "name": name, "deletionTimestamp": goes });
+        serde_json::from_value(json!({ "metadata": metadata })).unwrap()
+    }
+
+    #[test]
+    fn a_claim_is_lone_only_where_pods_and_claims_are_known() {
+        let mut known = Known::new();
+        for (name, goes) in [("used", false), ("lone", false), ("going", true)] {
+            known.hear_of_claim(claim(name, goes));
+        }
+        let volume = json!({ "name": "v", "persistentVolumeClaim": { "claimName": "used" } });
+        let pod = json!({
+            "metadata": { "name": "used" },
+            "spec": { "containers": [], "volumes": [volume] },
+        });
+        known.hear_of(serde_json::from_value(pod).unwrap());
+        let names = |known: &Known| {
+            unused(known)
+                .map(kube::ResourceExt::name_any)
+                .collect::<Vec<_>>()
+        };
+        assert!(names(&known).is_empty());
+        known.hear_all();
+        assert_eq!(names(&known), ["lone"]);
+    }
+
+    #[test]
+    fn the_first_error_is_the_one_that_is_kept() {
+        let error = |why: &str| Err(RuntimeError::Unavailable(why.to_owned()));
+        for (first, then, told) in [
+            (Ok(()), Ok(()), None),
+            (error("a"), Ok(()), Some("a")),
+            (Ok(()), error("b"), Some("b")),
+            (error("a"), error("b"), Some("a")),
+        ] {
+            match (both(first, then), told) {
+                (Ok(()), None) => {}
+                (Err(RuntimeError::Unavailable(why)), Some(told)) => assert_eq!(why, told),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 }

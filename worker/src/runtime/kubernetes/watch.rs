@@ -27,9 +27,9 @@ use tokio::task::JoinSet;
 
 use crate::reach::Backoff;
 
-use super::names;
 use super::state::{self, Beside, State};
 use super::words::Words;
+use super::{make, names};
 
 /// The pauses before a watch that broke is begun anew.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -172,15 +172,14 @@ impl Known {
             || self.claims().any(|claim| is(claim.metadata.uid.as_ref()))
     }
 
+    /// The claim that a pod has its volume from, if it is known.
+    pub(super) fn claim_of(&self, pod: &Pod) -> Option<&Arc<PersistentVolumeClaim>> {
+        self.claims.here.get(&make::claim_of(pod)?)
+    }
+
     /// How a pod is, with all that is known beside it.
     pub(super) fn state(&self, pod: &Pod) -> State {
-        let name = pod
-            .spec
-            .iter()
-            .flat_map(|spec| spec.volumes.iter().flatten());
-        let claim = name
-            .filter_map(|volume| volume.persistent_volume_claim.as_ref())
-            .find_map(|volume| self.claims.here.get(&volume.claim_name));
+        let claim = self.claim_of(pod);
         let said_of = |uid: Option<&String>| uid.and_then(|uid| self.words.last(uid));
         let beside = Beside {
             claim: claim.map(Arc::as_ref),
@@ -218,6 +217,17 @@ impl Known {
     #[cfg(test)]
     pub(super) fn hear_of(&mut self, pod: Pod) {
         self.pods.take(Event::Apply(pod));
+    }
+
+    #[cfg(test)]
+    pub(super) fn hear_of_claim(&mut self, claim: PersistentVolumeClaim) {
+        self.claims.take(Event::Apply(claim));
+    }
+
+    #[cfg(test)]
+    pub(super) fn hear_all(&mut self) {
+        self.pods.trouble = None;
+        self.claims.trouble = None;
     }
 
     fn pod_came(&mut self, pod: &Pod, now: Instant) {

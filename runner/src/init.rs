@@ -87,7 +87,9 @@ pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
         false => Identity::Own,
     };
     let pool = step("file threads", IdentityPool::start(identity))?;
-    let files = Files::new(pool, settings.volume.clone(), Arc::clone(&jobs));
+    let (volume, state) = (settings.volume.clone(), &settings.state);
+    let opened = Files::open(pool, volume, Arc::clone(&jobs), state);
+    let (files, left) = step("state folder", opened)?;
     // Last, since changes of this process' rights reset it.
     step(
         "dumpable flag",
@@ -97,7 +99,10 @@ pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
         .worker_threads(2)
         .enable_all()
         .build();
-    step("threads", runtime)?.block_on(serve(listener, jobs, files))
+    step("threads", runtime)?.block_on(async {
+        files.clear(left);
+        serve(listener, jobs, files).await
+    })
 }
 
 async fn serve(listener: UnixListener, jobs: Arc<Jobs>, files: Files) -> Result<(), InitError> {

@@ -1,18 +1,14 @@
 //! Making a folder, at most once per job id.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::Files;
 use super::fault::{Fault, Refused};
-use super::mutation::Reply;
 use super::place::{absolute, named, named_entry, open_folder};
 use super::write::make_folders;
-use crate::ids::Permit;
-use crate::jobs::Refusal;
 use crate::proto::{FileErrorCode, MakeFolderReply, MakeFolderRequest};
 
 impl Files {
@@ -26,31 +22,8 @@ impl Files {
             path,
             parents,
         } = request;
-        let permit =
-            Permit::try_from(permit).map_err(|error| Refusal::Invalid(error.to_string()))?;
-        self.jobs.permit_mutation(&permit)?;
-        let slot = self.mutations.slot(&permit.job);
-        let (jobs, pool, volume) = (
-            Arc::clone(&self.jobs),
-            self.pool.clone(),
-            Arc::clone(&self.volume),
-        );
-        // It goes on if the caller goes away, so that its reply is kept.
-        let making = tokio::spawn(async move {
-            let mut done = slot.lock().await;
-            match done.clone() {
-                Some(Reply::Made(reply)) => return Ok(reply),
-                Some(_) => return Err(Refusal::AlreadyStarted.into()),
-                None => {}
-            }
-            jobs.begin_mutation(&permit)?;
-            let reply = pool.run(move || make(&volume, &path, parents)).await??;
-            *done = Some(Reply::Made(reply.clone()));
-            Ok(reply)
-        });
-        making
+        self.once(permit, move |volume, _| Ok(make(volume, &path, parents)?))
             .await
-            .unwrap_or_else(|error| Err(Fault::from(std::io::Error::other(error)).into()))
     }
 }
 

@@ -4,6 +4,8 @@
 //! paths or symlinks alike. What is guarded here is the runner itself: nothing of PID 1's own rights is lent out
 //! ([`identity`]), no FIFO or device can hold it up, and its own descriptors are not reachable through `/proc`.
 
+mod draft;
+mod drafts;
 mod fault;
 mod identity;
 mod list;
@@ -18,9 +20,12 @@ mod tar;
 mod unpack;
 mod write;
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::drafts::Drafts;
+pub(crate) use self::drafts::Left;
 use self::fault::Fault;
 pub(crate) use self::identity::{Identity, IdentityPool};
 use self::mutation::Mutations;
@@ -34,17 +39,38 @@ pub(crate) struct Files {
     volume: Arc<PathBuf>,
     jobs: Arc<Jobs>,
     mutations: Mutations,
+    drafts: Arc<Drafts>,
 }
 
 impl Files {
-    /// Operations that start from the volume; `jobs` knows which mutations are still permitted.
-    pub(crate) fn new(pool: IdentityPool, volume: PathBuf, jobs: Arc<Jobs>) -> Self {
-        Self {
+    /// Operations that start from the volume; `jobs` knows which mutations are still permitted, the state folder what an
+    /// earlier PID 1 has left half done. That is to be removed by [`Self::clear`].
+    pub(crate) fn open(
+        pool: IdentityPool,
+        volume: PathBuf,
+        jobs: Arc<Jobs>,
+        state: &Path,
+    ) -> io::Result<(Self, Vec<Left>)> {
+        let drafts = Drafts::open(state)?;
+        let left = drafts.left()?;
+        let files = Self {
             pool,
             volume: Arc::new(volume),
             jobs,
             mutations: Mutations::default(),
-        }
+            drafts: Arc::new(drafts),
+        };
+        Ok((files, left))
+    }
+
+    /// Removes what an earlier PID 1 has left half done, beside everything else.
+    pub(crate) fn clear(&self, left: Vec<Left>) {
+        let pool = self.pool.clone();
+        tokio::spawn(async move {
+            for draft in left {
+                draft.remove(&pool).await;
+            }
+        });
     }
 
     /// One page of a folder's entries.

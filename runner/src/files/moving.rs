@@ -1,18 +1,14 @@
 //! Giving a file or folder another path: one rename, at most once per job id.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::Files;
 use super::fault::{Fault, Refused};
-use super::mutation::Reply;
 use super::place::{absolute, named_entry, open_folder};
 use super::remove::{check_unprotected, is_folder, protected};
 use super::write::make_folders;
-use crate::ids::Permit;
-use crate::jobs::Refusal;
 use crate::proto::{FileErrorCode, MoveFileReply, MoveFileRequest};
 
 impl Files {
@@ -22,31 +18,8 @@ impl Files {
         request: MoveFileRequest,
     ) -> Result<MoveFileReply, Refused> {
         let MoveFileRequest { permit, from, to } = request;
-        let permit =
-            Permit::try_from(permit).map_err(|error| Refusal::Invalid(error.to_string()))?;
-        self.jobs.permit_mutation(&permit)?;
-        let slot = self.mutations.slot(&permit.job);
-        let (jobs, pool, volume) = (
-            Arc::clone(&self.jobs),
-            self.pool.clone(),
-            Arc::clone(&self.volume),
-        );
-        // It goes on if the caller goes away, so that its reply is kept.
-        let moving = tokio::spawn(async move {
-            let mut done = slot.lock().await;
-            match done.clone() {
-                Some(Reply::Moved(reply)) => return Ok(reply),
-                Some(_) => return Err(Refusal::AlreadyStarted.into()),
-                None => {}
-            }
-            jobs.begin_mutation(&permit)?;
-            let reply = pool.run(move || rename(&volume, &from, &to)).await??;
-            *done = Some(Reply::Moved(reply.clone()));
-            Ok(reply)
-        });
-        moving
+        self.once(permit, move |volume, _| Ok(rename(volume, &from, &to)?))
             .await
-            .unwrap_or_else(|error| Err(Fault::from(std::io::Error::other(error)).into()))
     }
 }
 

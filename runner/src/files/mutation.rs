@@ -4,12 +4,19 @@
 //! seal, which raises the floor and then takes the lock once, knows that nothing below the floor happens after it.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 
 use tokio::sync::Mutex;
 
-use crate::ids::JobId;
-use crate::proto::{MakeFolderReply, MoveFileReply, RemoveFileReply, UnpackReply, WriteFileReply};
+use super::Files;
+use super::fault::{Fault, Refused};
+use crate::ids::{JobId, Permit};
+use crate::jobs::Refusal;
+use crate::proto::{
+    self, MakeFolderReply, MoveFileReply, RemoveFileReply, UnpackReply, WriteFileReply,
+};
 
 /// Replies that are kept. The oldest go first, those of sealed ids before the others.
 const MAX_REPLIES: usize = 4096;
@@ -22,6 +29,80 @@ pub(crate) enum Reply {
     Moved(MoveFileReply),
     Made(MakeFolderReply),
     Unpacked(UnpackReply),
+}
+
+/// What the caller of a mutation is told, and told again.
+pub(super) trait Kept: Clone + Send + 'static {
+    /// As it is kept.
+    fn keep(self) -> Reply;
+    /// As it was kept; nothing where the id was used for another kind of mutation.
+    fn of(reply: Reply) -> Option<Self>;
+}
+
+macro_rules! kept {
+    ($($variant:ident($reply:ty)),+) => {
+        $(impl Kept for $reply {
+            fn keep(self) -> Reply {
+                Reply::$variant(self)
+            }
+
+            fn of(reply: Reply) -> Option<Self> {
+                match reply {
+                    Reply::$variant(reply) => Some(reply),
+                    _ => None,
+                }
+            }
+        })+
+    };
+}
+
+kept!(
+    Written(WriteFileReply),
+    Removed(RemoveFileReply),
+    Moved(MoveFileReply),
+    Made(MakeFolderReply),
+    Unpacked(UnpackReply)
+);
+
+/// The reply to a mutation that was done before, given again.
+pub(super) fn kept<R: Kept>(reply: Reply) -> Result<R, Refused> {
+    R::of(reply).ok_or_else(|| Refusal::AlreadyStarted.into())
+}
+
+/// Asked before each step of a change, so that a seal stops a long one.
+pub(super) type Check<'a> = &'a dyn Fn() -> Result<(), Refused>;
+
+impl Files {
+    /// Makes a change, at most once per job id. It goes on if the caller goes away, so that its reply is kept.
+    pub(super) async fn once<R: Kept>(
+        &self,
+        permit: Option<proto::Permit>,
+        act: impl FnOnce(&Path, Check<'_>) -> Result<R, Refused> + Send + 'static,
+    ) -> Result<R, Refused> {
+        let permit =
+            Permit::try_from(permit).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        self.jobs.permit_mutation(&permit)?;
+        let slot = self.mutations.slot(&permit.job);
+        let (jobs, pool, volume) = (
+            Arc::clone(&self.jobs),
+            self.pool.clone(),
+            Arc::clone(&self.volume),
+        );
+        let changing = tokio::spawn(async move {
+            let mut done = slot.lock().await;
+            if let Some(reply) = done.clone() {
+                return kept(reply);
+            }
+            jobs.begin_mutation(&permit)?;
+            let check = move || Ok(jobs.check_mutation(&permit)?);
+            let reply: R = pool.run(move || act(&volume, &check)).await??;
+            *done = Some(reply.clone().keep());
+            Ok(reply)
+        });
+        changing
+            .await
+            .unwrap_or_else(|error| Err(Fault::from(io::Error::other(error)).into()))
+    }
 }
 
 /// The lock of an id, with its reply once it is done.

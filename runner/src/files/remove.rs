@@ -7,17 +7,14 @@ use std::ffi::{CString, OsStr};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Files;
 use super::fault::{Fault, Refused};
-use super::mutation::Reply;
+use super::mutation::Check;
 use super::place::{absolute, named_entry, open_folder};
-use crate::ids::Permit;
-use crate::jobs::Refusal;
 use crate::proto::{FileErrorCode, RemoveFileReply, RemoveFileRequest};
 
 /// How often a folder is emptied again because somebody puts files into it meanwhile.
@@ -34,38 +31,12 @@ impl Files {
             path,
             recursive,
         } = request;
-        let permit =
-            Permit::try_from(permit).map_err(|error| Refusal::Invalid(error.to_string()))?;
-        self.jobs.permit_mutation(&permit)?;
-        let slot = self.mutations.slot(&permit.job);
-        let (jobs, pool, volume) = (
-            Arc::clone(&self.jobs),
-            self.pool.clone(),
-            Arc::clone(&self.volume),
-        );
-        // It goes on if the caller goes away, so that its reply is kept.
-        let removing = tokio::spawn(async move {
-            let mut done = slot.lock().await;
-            match done.clone() {
-                Some(Reply::Removed(reply)) => return Ok(reply),
-                Some(_) => return Err(Refusal::AlreadyStarted.into()),
-                None => {}
-            }
-            jobs.begin_mutation(&permit)?;
-            let check = move || Ok(jobs.check_mutation(&permit)?);
-            let removing = move || remove(&volume, &path, recursive, &check);
-            let reply = pool.run(removing).await??;
-            *done = Some(Reply::Removed(reply.clone()));
-            Ok(reply)
-        });
-        removing
-            .await
-            .unwrap_or_else(|error| Err(Fault::from(std::io::Error::other(error)).into()))
+        self.once(permit, move |volume, check| {
+            remove(volume, &path, recursive, check)
+        })
+        .await
     }
 }
-
-/// Asked before each change, so that a seal stops a long removal.
-pub(super) type Check<'a> = &'a dyn Fn() -> Result<(), Refused>;
 
 /// Removes a folder with all that is in it, without following a link; how many names.
 pub(super) fn remove_tree(
@@ -84,7 +55,6 @@ fn remove(
     recursive: bool,
     check: Check<'_>,
 ) -> Result<RemoveFileReply, Refused> {
-    check()?;
     let asked = absolute(volume, path)?;
     let (Some(parent), Some(name)) = (asked.parent(), asked.file_name()) else {
         return Err(protected().into());

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use futures::{Stream, StreamExt as _, stream};
 use shared::admission::{JobRequest, admit};
 use shared::ids::{EnvironmentId, JobId};
-use shared::job::{ByteContent, JobInput};
+use shared::job::{ByteContent, Job, JobInput};
 use shared::octets::Octets;
 use shared::ports::BlobError;
 use shared::staging::{self, INLINE_BYTES};
@@ -24,11 +24,7 @@ pub(crate) struct Destination<'a> {
 
 impl Service {
     /// Takes a body of any size. It is read only as fast as the blob store writes.
-    pub(crate) async fn stage(
-        &self,
-        to: &Destination<'_>,
-        body: Body,
-    ) -> Result<ByteContent, Problem> {
+    async fn stage(&self, to: &Destination<'_>, body: Body) -> Result<ByteContent, Problem> {
         let mut rest = body.into_data_stream();
         let mut first = BytesMut::new();
         while first.len() <= INLINE_BYTES {
@@ -41,6 +37,25 @@ impl Service {
         let rest = rest.map(|chunk| chunk.map_err(|error| BlobError::Source(error.to_string())));
         let whole = stream::once(std::future::ready(Ok(first.freeze()))).chain(rest);
         self.put_staged(to, whole).await
+    }
+
+    /// Takes a body of any size for a job, and runs that.
+    pub(crate) async fn run_with_body(
+        &self,
+        call: &Call,
+        environment: EnvironmentId,
+        body: Body,
+        input: impl FnOnce(ByteContent) -> JobInput,
+    ) -> Result<Job, Problem> {
+        let job = self.new_job();
+        let to = Destination {
+            call,
+            environment: &environment,
+            job,
+        };
+        let content = self.stage(&to, body).await?;
+        let order = self.order_as(job, environment, input(content));
+        self.run(call, order, self.file_wait(call)).await
     }
 
     /// Takes bytes that are there already.

@@ -15,7 +15,6 @@ use crate::extract::{Call, EnvironmentPath, Params};
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::files::path_of;
 use crate::service::App;
-use crate::stage::Destination;
 use crate::views::{JobView, UnpackedView};
 
 /// Reads a folder, or a file, as a tar archive.
@@ -95,15 +94,8 @@ pub(crate) async fn put(
 ) -> Result<Response, Problem> {
     params.only(&["path"])?;
     let path = path_of(&params, Some("."))?;
-    let job = app.new_job();
-    let to = Destination {
-        call: &call,
-        environment: &id,
-        job,
-    };
-    let content = app.stage(&to, body).await?;
-    let order = app.order_as(job, id, JobInput::Unpack { path, content });
-    let job = app.run(&call, order, app.file_wait(&call)).await?;
+    let input = |content| JobInput::Unpack { path, content };
+    let job = app.run_with_body(&call, id, body, input).await?;
     answer::result(call.prefer, &job, |result| match result {
         JobResult::Unpacked {
             path,

@@ -20,7 +20,6 @@ use crate::extract::{Call, EnvironmentPath, Params};
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::files::path_of;
 use crate::service::App;
-use crate::stage::Destination;
 use crate::views::{JobView, UploadedView};
 
 /// Permission bits at most.
@@ -162,20 +161,12 @@ pub(crate) async fn put(
         "permission bits in octal, 0001 to 7777, such as 0644",
         octal,
     )?;
-    let job = app.new_job();
-    let to = Destination {
-        call: &call,
-        environment: &id,
-        job,
-    };
-    let content = app.stage(&to, body).await?;
-    let input = JobInput::Upload {
+    let input = |content| JobInput::Upload {
         path,
         mode,
         content,
     };
-    let order = app.order_as(job, id, input);
-    let job = app.run(&call, order, app.file_wait(&call)).await?;
+    let job = app.run_with_body(&call, id, body, input).await?;
     answer::result(call.prefer, &job, |result| match result {
         JobResult::Uploaded { path, size, sha256 } => {
             Some(Json(UploadedView::of(path, *size, sha256)).into_response())

@@ -215,7 +215,7 @@ pub(crate) async fn mkdir(
 
 impl Service {
     /// How long a file route waits where the caller says nothing.
-    pub(super) fn file_wait(&self, call: &Call) -> Duration {
+    pub(crate) fn file_wait(&self, call: &Call) -> Duration {
         let default = self.deps.settings.server.sync_wait_seconds;
         call.prefer.wait_or(default)
     }

@@ -20,18 +20,32 @@ const MAX_LOOKS: usize = 5;
 /// What is read of an environment at once at most, where it may store less, in bytes: programs of its image are files too.
 const LEAST_MOST: u64 = 256 << 20;
 
-/// How much may be read of an environment at once: as much as it may store. A runner that lies announces and sends more
-/// than there is, for ever.
+/// How much may be read of an environment at once: what it may store, and an archive's own. A runner that lies announces and
+/// sends more than there is, for ever. Where nothing holds an environment to its storage an honest one may have more; then
+/// the room that the blobs leave on their disk is the bound.
 pub(in crate::jobs) fn most(task: &Task) -> u64 {
-    let storage = task.environment.spec.resources.storage.0;
-    storage.max(LEAST_MOST)
+    let environment = &task.environment;
+    let unbounded = environment
+        .limits_not_enforced
+        .iter()
+        .any(|limit| limit == "storage");
+    bound(environment.spec.resources.storage.0, unbounded)
+}
+
+fn bound(storage: u64, unbounded: bool) -> u64 {
+    match unbounded {
+        true => u64::MAX,
+        false => storage.saturating_mul(2).max(LEAST_MOST),
+    }
 }
 
 pub(super) fn too_large(most: u64) -> Failure {
     let most = ByteSize(most);
     Failure::job(
         "too_large",
-        format!("it is larger than all that the environment may store ({most}): read it in parts"),
+        format!(
+            "it is larger than all that the environment may store, which cannot be: more than {most}"
+        ),
     )
 }
 
@@ -201,4 +215,17 @@ fn bytes_of(events: Streaming<ReadFileEvent>, length: u64) -> FileBytes {
         }
     })
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_where_storage_is_enforced_it_bounds_what_is_read() {
+        assert_eq!(bound(1, false), LEAST_MOST);
+        assert_eq!(bound(1 << 30, false), 2 << 30);
+        assert_eq!(bound(u64::MAX, false), u64::MAX);
+        assert_eq!(bound(1, true), u64::MAX);
+    }
 }

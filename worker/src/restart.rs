@@ -20,12 +20,15 @@ pub(crate) async fn noted(
     gone: &Incarnation,
     link: &Link,
 ) -> Result<Option<Reason>, String> {
-    let Some(container) = &environment.container else {
+    let (Some(container), Some(before)) = (
+        &environment.container,
+        restarts_before(&Known::of(environment), generation, gone),
+    ) else {
         return Ok(None);
     };
     let restarted = context
         .runtime
-        .restarted(&environment.uid, container, environment.restarts)
+        .restarted(&environment.uid, container, before)
         .await;
     let (reason, restarts) = match restarted.map_err(|error| error.to_string())? {
         Restart::Same { reason, restarts } => (reason, restarts),
@@ -46,4 +49,62 @@ pub(crate) async fn noted(
         .map_err(|error| error.to_string())?;
     context.publish(effects).await;
     Ok(Some(reason))
+}
+
+/// What a record says of the start that it knows.
+struct Known<'a> {
+    incarnation: Option<&'a Incarnation>,
+    generation: Generation,
+    restarts: u32,
+}
+
+impl<'a> Known<'a> {
+    fn of(environment: &'a Environment) -> Self {
+        Self {
+            incarnation: environment.incarnation.as_ref(),
+            generation: environment.generation,
+            restarts: environment.restarts,
+        }
+    }
+}
+
+/// How often PID 1 had been started again in its container when an incarnation of a generation ran there. None if the
+/// environment is in a later start: then nothing of that incarnation is kept.
+fn restarts_before(known: &Known<'_>, generation: Generation, gone: &Incarnation) -> Option<u32> {
+    match known.incarnation {
+        // Within a generation only such a restart changes it: somebody else was faster, and the count is of the new start.
+        Some(other) if other != gone => {
+            (known.generation == generation).then(|| known.restarts.saturating_sub(1))
+        }
+        _ => Some(known.restarts),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn incarnation(digit: &str) -> Incarnation {
+        digit.repeat(32).parse().expect("an incarnation")
+    }
+
+    #[test]
+    fn a_restart_that_was_noted_already_is_one_of_the_same_container_all_the_same() {
+        let (gone, next) = (incarnation("a"), incarnation("b"));
+        let generation = Generation::default();
+        let before = |incarnation, generation_now, restarts| {
+            let known = Known {
+                incarnation,
+                generation: generation_now,
+                restarts,
+            };
+            restarts_before(&known, generation, &gone)
+        };
+        assert_eq!(before(Some(&gone), generation, 2), Some(2));
+        assert_eq!(before(None, generation, 2), Some(2));
+        // Noted by another job, or by the sweep, before this job was leased again.
+        assert_eq!(before(Some(&next), generation, 3), Some(2));
+        // Stopped and started since: another container.
+        assert_eq!(before(Some(&next), generation.next(), 0), None);
+    }
 }

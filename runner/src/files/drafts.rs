@@ -99,10 +99,13 @@ impl Left {
                     Err(Errno::ISDIR | Errno::PERM) => {
                         remove_tree(&folder, &name, &|| Ok(())).is_ok()
                     }
-                    _ => true,
+                    Ok(()) | Err(Errno::NOENT) => true,
+                    // It is tried again at the next start.
+                    Err(_) => false,
                 },
                 // Its folder went, or is not there in this start of the container.
-                Err(_) => true,
+                Err(Errno::NOENT | Errno::NOTDIR) => true,
+                Err(_) => false,
             })
             .await;
         if matches!(removed, Ok(true)) {

@@ -231,7 +231,8 @@ impl Cluster {
         let made = made.map(drop).map_err(failed("a pod cannot be made ready"));
         // Any other error may hide a pod that was made after all: its claim is looked at when it is old.
         if matches!(made, Err(RuntimeError::Failed(_))) {
-            return both(made, self.end_claim(&claim).await);
+            // A pod that was made by a request whose answer was lost may be in use by now: then the claim has changed.
+            return both(made, self.end_claim_unless_changed(&claim).await);
         }
         made
     }

@@ -181,9 +181,14 @@ impl Host {
             if !life.home.known_addresses().exists() {
                 continue;
             }
-            if let Some(first) = self.first(&life)?
-                && let Err(error) = self.refresh_network(&life, &first)
-            {
+            let refreshed = match self.first(&life) {
+                Ok(Some(first)) => self
+                    .refresh_network(&life, &first)
+                    .map_err(|error| error.to_string()),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(error) = refreshed {
                 tracing::warn!(uid = %life.record.uid, %error, "a network cannot be looked after");
             }
         }

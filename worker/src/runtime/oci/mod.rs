@@ -149,12 +149,14 @@ impl Runtime for OciRuntime {
 
     async fn tidy(&self) -> Result<(), RuntimeError> {
         self.on_host(|host| {
+            // First what keeps environments from this machine's own addresses.
+            host.refresh_networks()?;
+            host.remove_old_locks()?;
             let removed = host.images.prune(false);
             for gone in removed.map_err(unavailable("images cannot be removed"))? {
                 tracing::info!(image = %gone.id, bytes = gone.bytes, "removed an image that nothing used");
             }
-            host.remove_old_locks()?;
-            host.refresh_networks()
+            Ok(())
         })
         .await
     }

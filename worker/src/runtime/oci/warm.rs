@@ -15,7 +15,7 @@
 //! - Whatever could differ between two environments is in the shape, but for their variables, which come with each
 //!   command. A service that starts containers in another way takes none of the old ones, and removes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -302,6 +302,12 @@ impl Host {
 
     /// Removes the locks that workers left who were killed: those of names that nothing has any more.
     pub(super) fn remove_old_locks(&self) -> Result<(), RuntimeError> {
+        let ready: HashSet<_> = self
+            .all_ready()?
+            .into_values()
+            .flatten()
+            .map(|ready| ready.name)
+            .collect();
         let removed = (|| {
             for entry in fs::read_dir(self.layout.locks())? {
                 let name = entry?.file_name().to_string_lossy().into_owned();
@@ -310,6 +316,7 @@ impl Host {
                 };
                 // Whoever makes something of that name holds its lock, and is not disturbed.
                 if !self.layout.home(&uid).folder().exists()
+                    && !ready.contains(&uid)
                     && let Some(lock) = Lock::try_take(&self.layout.locks(), &name)?
                 {
                     lock.retire()?;

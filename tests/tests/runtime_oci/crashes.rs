@@ -11,7 +11,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use shared::ports::Sight;
 use shared::resources::{ByteSize, Cpu, Resources};
-use tests::conformance::runtime::given::Lodging;
+use tests::conformance::runtime::given::{Lodging, until};
 use tests::program::beside;
 
 use crate::bench::Bench;
@@ -28,6 +28,14 @@ pub(crate) const HELD: Resources = Resources {
 pub(crate) struct Holder {
     child: Child,
     stdout: BufReader<ChildStdout>,
+}
+
+impl Drop for Holder {
+    /// One that was not killed, since a test failed before, must not go on for ever.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Holder {
@@ -78,8 +86,14 @@ impl Holder {
     }
 
     /// Waits until it was killed at the place that its variables say.
-    pub(crate) fn killed(mut self) {
-        let status = self.child.wait().expect("gone");
+    pub(crate) async fn killed(mut self) {
+        let mut ended = None;
+        until(async || {
+            ended = self.child.try_wait().expect("a child");
+            ended.is_some()
+        })
+        .await;
+        let status = ended.expect("it has ended");
         assert_eq!(status.signal(), Some(9), "{status}");
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +55,7 @@ async fn two_workers_never_take_the_same() {
         .map(|number| [&given, &twin][number % 2].life())
         .collect();
     keep(&lives[0], 8).await;
+    until_all_answer(&bench).await;
     let born = ready(&bench);
     assert_eq!(born.len(), 8);
     let names = join_all(lives.iter().map(created)).await;
@@ -88,6 +91,7 @@ async fn only_what_is_alike_is_taken() {
     let bench = Bench::new();
     let given = bench.given();
     keep(&given.life(), 1).await;
+    until_all_answer(&bench).await;
     let born = ready(&bench);
     let mut smaller = given.life();
     smaller.placement.spec.resources.pids -= 1;
@@ -136,6 +140,7 @@ async fn what_is_not_wanted_any_more_goes_and_what_is_missing_comes() {
     let given = bench.given();
     let lodging = given.life();
     keep(&lodging, 3).await;
+    until_all_answer(&bench).await;
     let three = ready(&bench);
     keep(&lodging, 1).await;
     let one = ready(&bench);
@@ -162,6 +167,7 @@ async fn what_is_not_wanted_any_more_goes_and_what_is_missing_comes() {
     let mut other = given.life();
     other.placement.spec.resources.memory.0 /= 2;
     keep(&other, 1).await;
+    until_all_answer(&bench).await;
     assert!(ready(&bench).is_disjoint(&two));
     assert!(ready(&bench).contains(&created(&other).await));
     other.runtime.keep_warm(&[]).await.expect("none are held");
@@ -178,6 +184,31 @@ fn ready_pid(bench: &Bench, name: &str) -> Pid {
     Pid::from_raw(text.expect("a pid file").trim().parse().expect("a pid"))
 }
 
+/// Waits until PID 1 of each that is ready says something: one that has not begun to is not taken.
+async fn until_all_answer(bench: &Bench) {
+    for name in ready(bench) {
+        until(async || answers(bench, &name)).await;
+    }
+}
+
+fn answers(bench: &Bench, name: &str) -> bool {
+    let entries = fs::read_dir(bench.folder()).expect("a folder");
+    let mut paths = entries.map(|entry| entry.expect("an entry").path());
+    // One that went meanwhile is not waited for.
+    let Some(home) = paths.find(|path| path.to_string_lossy().ends_with(name)) else {
+        return true;
+    };
+    let socket = home.join("runner.sock");
+    let Ok(mut stream) = UnixStream::connect(socket) else {
+        return false;
+    };
+    stream
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .expect("set");
+    let greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(greeting).is_ok() && stream.read_exact(&mut [0]).is_ok()
+}
+
 /// What a worker that was killed on the way has taken is that life's, and nobody else's.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_worker_took_half_is_taken_whole() {
@@ -188,10 +219,11 @@ async fn what_a_dead_worker_took_half_is_taken_whole() {
             // The holder's own limits are another shape than those of a case.
             let life = given.life_with(crate::crashes::HELD);
             keep(&life, 1).await;
+            until_all_answer(&bench).await;
             let born = ready(&bench);
             let pid = ready_pid(&bench, born.first().expect("one"));
             let holder = Holder::spawn_with(&bench, &life, "create", &[("EM_FAILPOINT", place)]);
-            holder.killed();
+            holder.killed().await;
             assert!(ready(&bench).is_empty(), "{place}");
             let seen = life.runtime.inspect(life.uid()).await.expect("seen");
             assert_eq!(seen, Sight::Alive);
@@ -313,9 +345,10 @@ async fn what_a_dead_worker_made_half_is_no_environment() {
     ] {
         keep(&life, first).await;
         let holder = Holder::spawn_with(&bench, &life, what, &[("EM_FAILPOINT", place)]);
-        holder.killed();
+        holder.killed().await;
         assert_ne!(ready(&bench).len(), 0, "{place}");
         keep(&life, 1).await;
+        until_all_answer(&bench).await;
         assert_eq!(ready(&bench).len(), 1, "{place}");
         let name = created(&life).await;
         assert!(name != life.uid().as_str() && ready(&bench).is_empty());
@@ -366,6 +399,7 @@ async fn an_image_is_fetched_ahead() {
         ready(&bench).len() == 1
     })
     .await;
+    until_all_answer(&bench).await;
     let born = ready(&bench);
     life.runtime.tidy().await.expect("tidied");
     assert_eq!(BTreeSet::from([created(&life).await]), born);

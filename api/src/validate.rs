@@ -108,14 +108,13 @@ impl Faults {
             && labels.iter().all(|(name, value)| {
                 (1..=MAX_LABEL_NAME).contains(&name.len())
                     && value.len() <= MAX_LABEL_VALUE
-                    // A filter is written NAME=VALUE.
-                    && !name.contains(['\0', '='])
+                    && !name.contains('\0')
                     && !value.contains('\0')
             });
         self.unless(
             fits,
             field,
-            "must be at most 64, each name 1 to 128 bytes and each value at most 1024, without NUL, and names without =",
+            "must be at most 64, each name 1 to 128 bytes and each value at most 1024, without NUL",
         );
     }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use reqwest::Method;
 use serde_json::json;
-use tests::program::{Answer, Program, files_below, id_of};
+use tests::program::{Answer, Program, files_below, id_of, wait_until};
 
 /// Values that occur nowhere by chance.
 fn secret(what: &str) -> String {
@@ -183,7 +183,14 @@ async fn no_file_of_the_data_folder_is_for_others() {
         publish.json(&json!({ "path": "file", "bucket": "bucket", "destination": "a/b" }));
     let published = client.send(publish).await.expect(200).json();
     assert_eq!(published["state"], "succeeded", "{published}");
-    client.printed("env", "echo output").await;
+    // While it runs its output is kept inside.
+    let talker = json!({ "command": "echo output; sleep 4711" });
+    let talker = client.submit("env", &talker).await;
+    wait_until("it has printed", async || {
+        let path = format!("/v1/jobs/{talker}/output");
+        client.get(&path).await.json()["next_stdout_offset"] == 7
+    })
+    .await;
 
     let root = program.folder().path().to_owned();
     let mode = |path: &std::path::Path| {

@@ -154,7 +154,7 @@ async fn ends_that_have_no_exit_code_are_errors() {
     let world = World::new().await;
     world.environment("e").await;
     for (command, status, word) in [
-        ("#signal 9", 503, "signal 9"),
+        ("#signal 9", 422, "signal 9"),
         ("#oom", 503, "out of memory"),
         ("#lost", 503, "environment_gone"),
         ("#timed_out", 504, "timed_out"),

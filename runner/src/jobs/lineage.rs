@@ -9,8 +9,9 @@
 //!        INCARNATION...  one a line, the oldest first
 //! ```
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::ids::Incarnation;
@@ -71,7 +72,13 @@ impl Lineage {
             .chain(self.incarnations.iter().map(String::as_str));
         let text: String = lines.flat_map(|line| [line, "\n"]).collect();
         let temporary = self.path.with_extension("new");
-        fs::write(&temporary, text)?;
+        OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?
+            .write_all(text.as_bytes())?;
         fs::rename(&temporary, &self.path)
     }
 }

@@ -31,8 +31,10 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        require_json(request.headers())?;
+        let typed = require_json(request.headers());
+        // Also of what is refused: a connection whose body was left unread is closed, maybe under the next request.
         let raw = read_all(request.into_body(), app.deps.settings.server.max_body_bytes).await?;
+        typed?;
         let value = parse(&raw)?;
         Ok(Self { value, raw })
     }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use crate::Failure;
 
 /// Tries by which the quickest program is found.
@@ -15,6 +17,8 @@ pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
     namespace: String,
+    /// What it remembers of the cluster between calls.
+    cache: TempDir,
 }
 
 impl Kubectl {
@@ -33,6 +37,7 @@ impl Kubectl {
             program,
             kubeconfig: kubeconfig.to_owned(),
             namespace: namespace.to_owned(),
+            cache: tempfile::tempdir()?,
         })
     }
 
@@ -48,6 +53,8 @@ impl Kubectl {
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .args(["--namespace", &self.namespace])
+            .arg("--cache-dir")
+            .arg(self.cache.path())
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

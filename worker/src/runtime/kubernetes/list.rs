@@ -12,6 +12,7 @@ use super::cluster::Cluster;
 use super::make::is_there;
 use super::names;
 use super::state::{self, State};
+use super::watch::Known;
 
 impl Cluster {
     /// One life, asked of the API server.
@@ -56,21 +57,19 @@ impl Cluster {
         Ok(it.map_or(Restart::Another, |pod| state::restart(pod, restarts)))
     }
 
-    /// The name of the pod in which the life's PID 1 runs, as far as the watch knows.
+    /// The name of the pod in which the life's PID 1 runs, or may run, as far as the watch knows.
     pub(super) fn seen_running(&self, uid: &EnvironmentUid) -> Option<String> {
         let known = self.watched.known();
         let pod = known.pod_of(uid, &self.instance)?;
-        let runs = matches!(known.state(pod), State::Running { .. });
-        runs.then(|| pod.name_any())
+        may_answer(&known, pod).then(|| pod.name_any())
     }
 
     /// The same, asked of the API server.
     pub(super) async fn running(&self, uid: &EnvironmentUid) -> Result<String, RuntimeError> {
         let pods = self.pods_of(uid).await?;
         let known = self.watched.known();
-        let runs = |pod: &&Pod| matches!(known.state(pod), State::Running { .. });
         // One that goes may still run beside the one that came after it.
-        let running = pods.iter().filter(runs);
+        let running = pods.iter().filter(|pod| may_answer(&known, pod));
         running
             .min_by_key(|pod| pod.metadata.deletion_timestamp.is_some())
             .map(ResourceExt::name_any)
@@ -118,5 +117,14 @@ impl Cluster {
         made.map_or(0, |made| {
             u64::try_from(now - made.0.as_second()).unwrap_or_default()
         })
+    }
+}
+
+/// Whether it is worth asking a pod's runner.
+fn may_answer(known: &Known, pod: &Pod) -> bool {
+    match known.state(pod) {
+        State::Running { .. } => true,
+        State::Starting(held) => held.is_none() && state::may_run(pod),
+        State::Ended(_) => false,
     }
 }

@@ -6,6 +6,7 @@
 //!         ├─ make, gone            claim and pod come; pod and claim go, confirmed by the API server
 //!         ├─ warm                  pods that are held ready, and taken
 //!         ├─ start                 how far a start is, and when it is given up
+//!         ├─ early                 a runner that answers before the cluster tells of it
 //!         ├─ watch, words          one watch of all pods, claims and events: lists and reasons cost no request
 //!         ├─ policy                what pods may reach: made once, before the first of them
 //!         ├─ pod, names, state     pure: what is asked of the cluster, and what it answers
@@ -21,6 +22,7 @@
 pub mod access;
 pub mod channel;
 mod cluster;
+mod early;
 mod fault;
 #[cfg(test)]
 mod given;
@@ -51,7 +53,6 @@ use shared::ports::{
 };
 
 use access::Access;
-use channel::Target;
 use cluster::Cluster;
 
 pub use settings::KubernetesSettings;
@@ -76,17 +77,6 @@ impl KubernetesRuntime {
         Self {
             cluster: Cluster::new(access, settings, instance, clock),
         }
-    }
-
-    /// A stream to the runner in a pod.
-    async fn channel_to(&self, pod: &str) -> Result<Box<dyn RunnerIo>, RuntimeError> {
-        let target = Target {
-            namespace: &self.cluster.settings.namespace,
-            pod,
-            container: names::CONTAINER,
-            command: &[pod::PROGRAM, "connect", pod::SOCKET],
-        };
-        Ok(Box::new(channel::open(&self.cluster.exec, target).await?))
     }
 
     /// A pod on the life's claim.
@@ -186,12 +176,14 @@ impl Runtime for KubernetesRuntime {
     ) -> Result<Box<dyn RunnerIo>, RuntimeError> {
         // Without a request, if the watch is right.
         if let Some(pod) = self.cluster.seen_running(uid) {
-            match self.channel_to(&pod).await {
+            match self.cluster.channel_to(&pod).await {
                 Err(RuntimeError::NotRunning) => {}
                 dialled => return dialled,
             }
         }
-        self.channel_to(&self.cluster.running(uid).await?).await
+        self.cluster
+            .channel_to(&self.cluster.running(uid).await?)
+            .await
     }
 
     async fn check(&self) -> Result<(), RuntimeError> {

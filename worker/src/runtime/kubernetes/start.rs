@@ -1,5 +1,6 @@
-//! How far the start of a pod is: waited for on the watch, told while it is held up, given up in time. What the watch says
-//! may be old, so the API server itself is asked once more before a start is given up.
+//! How far the start of a pod is: waited for on the watch, and on the runner itself once it may run; told while it is held
+//! up, given up in time. What the watch says may be old, so the API server itself is asked once more before a start is
+//! given up.
 //!
 //! An image that cannot be had and a container that does not stay are given up soon, since waiting seldom helps. Room and
 //! volumes are waited for as long as the settings allow: a cluster may have to grow.
@@ -15,7 +16,7 @@ use shared::ports::{Heard, Placement, RuntimeError, Started};
 use super::cluster::Cluster;
 use super::fault::failed;
 use super::gone::AT_ONCE;
-use super::state::{Hindrance, Kind, State};
+use super::state::{self, Hindrance, Kind, State};
 use super::watch::Known;
 
 /// How long a trouble that seldom goes by itself is waited for: the cluster tries three times in it.
@@ -38,6 +39,8 @@ enum Look {
     Started,
     /// Not yet, and what holds it up, if anything does.
     Held(Option<Hindrance>),
+    /// As far as the node has told not yet, but it may be.
+    Soon,
     Ended(Reason),
     /// There is no pod, or it is going.
     Unseen,
@@ -47,7 +50,7 @@ impl Look {
     fn held(&self) -> Option<&Hindrance> {
         match self {
             Self::Held(held) => held.as_ref(),
-            Self::Started | Self::Ended(_) | Self::Unseen => None,
+            Self::Started | Self::Soon | Self::Ended(_) | Self::Unseen => None,
         }
     }
 }
@@ -84,7 +87,7 @@ impl Patience {
         match seen {
             Look::Started => false,
             Look::Ended(_) => true,
-            Look::Held(_) | Look::Unseen => now >= self.end(seen.held(), now),
+            Look::Held(_) | Look::Soon | Look::Unseen => now >= self.end(seen.held(), now),
         }
     }
 }
@@ -139,7 +142,15 @@ impl Cluster {
             if seen == Look::Unseen || seen != watched {
                 time = time.min(UNSEEN_TIME);
             }
-            let same = self.unchanged(made, &watched, time).await;
+            let unchanged = self.unchanged(made, &watched, time);
+            let same = if seen == Look::Soon {
+                tokio::select! {
+                    same = unchanged => same,
+                    () = self.heard_early(made.name) => return Ok(()),
+                }
+            } else {
+                unchanged.await
+            };
             if same && seen == Look::Unseen && self.look_now(made).await? == Look::Unseen {
                 return Err(RuntimeError::NotRunning);
             }
@@ -234,6 +245,7 @@ fn look_at(known: &Known, pod: Option<&Pod>) -> Look {
         return Look::Unseen;
     };
     match known.state(pod) {
+        State::Starting(None) if state::may_run(pod) => Look::Soon,
         State::Starting(held) => Look::Held(held),
         State::Running { .. } => Look::Started,
         State::Ended(reason) => Look::Ended(reason),

@@ -127,6 +127,21 @@ pub(super) fn restart(pod: &Pod, before: u32) -> Restart {
     Restart::Same { reason, restarts }
 }
 
+/// Whether PID 1 of a pod that starts may run although its node has not told it yet: the runner was brought, and nothing
+/// has ended in it since.
+pub(super) fn may_run(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let installer = status
+        .and_then(|status| status.init_container_statuses.as_ref()?.first())
+        .and_then(|installer| installer.state.as_ref()?.terminated.as_ref());
+    let brought = installer.is_some_and(|ended| ended.exit_code == 0);
+    let untold = container(pod).is_some_and(|container| {
+        let why = waiting(container.state.as_ref()).map(|(why, _)| why);
+        why == Some("PodInitializing") && container.restart_count == 0
+    });
+    brought && untold && pod.metadata.deletion_timestamp.is_none()
+}
+
 /// Why a pod's environment ended, as far as the pod tells.
 pub(super) fn end_of(pod: &Pod) -> Reason {
     let status = pod.status.as_ref();

@@ -329,3 +329,32 @@ fn every_end_has_its_reason() {
         assert!(!reason.message.is_empty());
     }
 }
+
+#[test]
+fn a_runner_that_was_brought_may_run_before_it_is_told() {
+    let installer = |state: Value| {
+        let mut status = with_container(waiting("PodInitializing", ""));
+        status["initContainerStatuses"] = json!([container(state, 0, Value::Null)]);
+        status
+    };
+    let ended = |code: i32| json!({ "terminated": { "exitCode": code } });
+    assert!(may_run(&pod(installer(ended(0)))));
+    let mut told = installer(ended(0));
+    told["containerStatuses"][0]["state"] = waiting("ErrImagePull", "");
+    let mut again = installer(ended(0));
+    again["containerStatuses"][0]["restartCount"] = json!(1);
+    for status in [
+        json!({}),
+        with_container(waiting("PodInitializing", "")),
+        installer(json!({ "running": {} })),
+        installer(ended(1)),
+        told,
+        again,
+    ] {
+        assert!(!may_run(&pod(status.clone())), "{status}");
+    }
+    let mut going = pod(installer(ended(0)));
+    going.metadata.deletion_timestamp =
+        serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+    assert!(!may_run(&going));
+}

@@ -1,8 +1,9 @@
 //! Keeps what was read of an environment: in the job itself while it is small, else in parts of the staging area, each
 //! told of as soon as it is there.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
+use futures::stream::Fuse;
 use shared::job::{ByteContent, DownloadHead, Outcome, Progress};
 use shared::octets::Octets;
 use shared::ports::StoreError;
@@ -22,34 +23,60 @@ pub(in crate::jobs) fn interrupted() -> End {
 }
 
 /// Keeps all of the bytes, unless there are more than there can be; `head` is what is known of the file, none of an archive.
+/// While a part is kept the next is gathered, so that neither the disk nor the environment waits for the other.
 pub(in crate::jobs) async fn keep(
     task: &Task,
     head: Option<DownloadHead>,
-    mut bytes: FileBytes,
+    bytes: FileBytes,
 ) -> Result<ByteContent, Failure> {
-    let (mut waiting, mut parts, mut size) = (BytesMut::new(), 0, 0);
-    let most = most(task);
-    loop {
-        let piece = bytes.next().await.transpose()?;
-        let done = piece.is_none();
-        if let Some(piece) = piece {
-            size += piece.len() as u64;
-            if size > most {
-                return Err(too_large(most));
+    let mut gathered = Parts {
+        bytes: bytes.fuse(),
+        most: most(task),
+        size: 0,
+        waiting: BytesMut::new(),
+    };
+    let first = gathered.next().await?.unwrap_or_default();
+    if first.len() <= INLINE_BYTES {
+        // What is no larger is also the last.
+        return Ok(ByteContent::Inline(Octets(first)));
+    }
+    let (mut next, mut parts) = (Some(first), 0);
+    while let Some(part) = next {
+        let (kept, following) = tokio::join!(put(task, head.clone(), parts, part), gathered.next());
+        kept?;
+        next = following?;
+        parts += 1;
+    }
+    Ok(ByteContent::Staged {
+        size: gathered.size,
+        parts,
+    })
+}
+
+/// Bytes as they come, gathered into parts: all but the last are full, and none is empty.
+struct Parts {
+    bytes: Fuse<FileBytes>,
+    /// How many bytes there may be.
+    most: u64,
+    /// How many came.
+    size: u64,
+    waiting: BytesMut,
+}
+
+impl Parts {
+    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        while self.waiting.len() < PART_BYTES {
+            let Some(piece) = self.bytes.next().await.transpose()? else {
+                break;
+            };
+            self.size += piece.len() as u64;
+            if self.size > self.most {
+                return Err(too_large(self.most));
             }
-            waiting.extend_from_slice(&piece);
+            self.waiting.extend_from_slice(&piece);
         }
-        if done && parts == 0 && waiting.len() <= INLINE_BYTES {
-            return Ok(ByteContent::Inline(Octets(waiting.freeze())));
-        }
-        while waiting.len() >= PART_BYTES || (done && !waiting.is_empty()) {
-            let ready = waiting.split_to(waiting.len().min(PART_BYTES)).freeze();
-            put(task, head.clone(), parts, ready).await?;
-            parts += 1;
-        }
-        if done {
-            return Ok(ByteContent::Staged { size, parts });
-        }
+        let part = self.waiting.split_to(self.waiting.len().min(PART_BYTES));
+        Ok((!part.is_empty()).then(|| part.freeze()))
     }
 }
 
@@ -57,7 +84,7 @@ async fn put(
     task: &Task,
     head: Option<DownloadHead>,
     number: u32,
-    content: bytes::Bytes,
+    content: Bytes,
 ) -> Result<(), Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::job(

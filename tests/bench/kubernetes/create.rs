@@ -23,7 +23,7 @@ const WARM: &str = "environment-manager/warm";
 pub async fn measure(ground: &Ground, report: &mut Report) -> Result<(), Failure> {
     let rounds = ground.rounds(ROUNDS);
     let site = Site::new(ground).await;
-    let kubectl = site.kubectl()?;
+    let kubectl = site.kubectl().await?;
     let service = site.serve(ground, &[]).await?;
     let (mut cold, mut theirs) = (Samples::default(), Samples::default());
     for round in 0..rounds + 1 {

@@ -15,7 +15,7 @@ pub async fn measure(ground: &Ground, report: &mut Report) -> Result<(), Failure
     let service = site.serve(ground, &[]).await?;
     service.create("bench").await?;
     let (pods, pod) = (site.pods(), site.pod_of("bench").await?);
-    let kubectl = site.kubectl()?;
+    let kubectl = site.kubectl().await?;
     let given = port::open(&site).await?;
     let lodging = given.environment().await;
     let mut live = lodging.session().await;

@@ -1,6 +1,7 @@
 //! A large file in and out of a pod, against one exec stream as it is and against `kubectl cp`.
 
 use super::bare::Stream;
+use super::kubectl::Kubectl;
 use super::port;
 use super::site::Site;
 use crate::Failure;
@@ -15,7 +16,7 @@ pub async fn measure(ground: &Ground, report: &mut Report) -> Result<(), Failure
     let site = Site::new(ground).await;
     let service = site.serve(ground, &[]).await?;
     service.create("bench").await?;
-    let (kubectl, pod) = (site.kubectl()?, site.pod_of("bench").await?);
+    let (kubectl, pod) = (site.kubectl().await?, site.pod_of("bench").await?);
     let access = port::access(&site).await?;
     let bare = Stream {
         client: access.exec,
@@ -49,8 +50,8 @@ pub async fn measure(ground: &Ground, report: &mut Report) -> Result<(), Failure
     }
     growth.push(("downloads", service.peak()?.saturating_sub(before)));
 
-    rows(report, "upload", &large, &up, 0.5);
-    rows(report, "download", &large, &down, 0.8);
+    rows(report, "upload", &large, &kubectl, &up, 0.5);
+    rows(report, "download", &large, &kubectl, &down, 0.8);
     for (of, bytes) in growth {
         let what = format!("growth of the service by {of} of {}", large.named());
         report.growth(&what, bytes, GROWTH);
@@ -59,10 +60,18 @@ pub async fn measure(ground: &Ground, report: &mut Report) -> Result<(), Failure
     service.stop().await
 }
 
-fn rows(report: &mut Report, way: &str, large: &Large, samples: &[Samples; 3], least: f64) {
+fn rows(
+    report: &mut Report,
+    way: &str,
+    large: &Large,
+    by: &Kubectl,
+    samples: &[Samples; 3],
+    least: f64,
+) {
     let what = format!("{way} of {}", large.named());
     let [ours, bare, kubectl] = samples;
     let by_itself = "one exec stream of `cat` by itself, read or written at the WebSocket";
     report.speed(&what, ours, by_itself, bare, Target::AtLeast(least));
-    report.speed(&what, ours, "`kubectl cp`", kubectl, Target::AtLeast(1.0));
+    let copied = format!("`kubectl cp` of {}", by.version);
+    report.speed(&what, ours, &copied, kubectl, Target::AtLeast(1.0));
 }

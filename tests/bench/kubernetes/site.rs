@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
 use tests::cluster::{Cluster, Namespace, SMALL_IMAGE};
 
-use super::kubectl::Kubectl;
+use super::kubectl::{self, Kubectl};
 use crate::Failure;
 use crate::ground::Ground;
 use crate::service::Service;
@@ -53,8 +53,10 @@ impl Site {
         self.cluster.audit_log()
     }
 
-    pub fn kubectl(&self) -> Result<Kubectl, Failure> {
-        Kubectl::new(self.kubeconfig(), self.namespace.name())
+    pub async fn kubectl(&self) -> Result<Kubectl, Failure> {
+        let server = self.namespace.client().apiserver_version().await?;
+        let server = kubectl::minor(&server.minor).ok_or("a server without a version")?;
+        Kubectl::new(self.kubeconfig(), self.namespace.name(), server)
     }
 
     pub fn pods(&self) -> Api<Pod> {

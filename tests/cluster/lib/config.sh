@@ -92,7 +92,8 @@ oom_score = 0
 END
 }
 
-# failCgroupV1: the hierarchies of this machine may be of either version, or both.
+# failCgroupV1: the hierarchies of this machine may be of either version, or both. 0% switches a threshold off: a node
+# that sees little room on the machine's disk would refuse and evict pods of tests that need none.
 write_kubelet() {
   cat >"$folder/kubelet.yaml" <<END
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -113,7 +114,7 @@ authentication:
   webhook: {enabled: false}
   x509: {clientCAFile: $folder/pki/ca.crt}
 authorization: {mode: AlwaysAllow}
-evictionHard: {nodefs.available: "1%", imagefs.available: "1%", nodefs.inodesFree: "1%"}
+evictionHard: {nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%", imagefs.inodesFree: "0%"}
 imageGCHighThresholdPercent: 100
 maxPods: 200
 enforceNodeAllocatable: [pods]

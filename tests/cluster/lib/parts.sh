@@ -63,4 +63,23 @@ start_provisioner() {
 
 apiserver_ready() { kubectl get --raw /readyz; }
 containerd_ready() { ctr -a "$folder/containerd.sock" version; }
-node_ready() { [ "$(kubectl get node "$address" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')" = True ]; }
+
+# A node that is ready and takes pods: its taints go a moment after it has become ready.
+node_ready() {
+  [ "$(kubectl get node "$address" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}{.spec.taints}')" = True ]
+}
+
+# Whether a cluster runs here and takes pods; says what is wrong with one that does not.
+cluster_well() {
+  [ -e "$folder/kubeconfig" ] || return 1
+  local dead
+  dead=$(daemons_live) || { say "$dead of the cluster is dead" && tail -n 20 "$folder/logs/$dead.log" >&2 && return 1; }
+  apiserver_ready >/dev/null || { say "the API server is not ready" && return 1; }
+  node_ready || {
+    say "the node takes no pods; the disk and the node:"
+    df "$folder" >&2
+    kubectl get node "$address" -o 'jsonpath={.spec.taints}{"\n"}{.status.conditions}{"\n"}' >&2
+    tail -n 20 "$folder/logs/kubelet.log" >&2
+    return 1
+  }
+}

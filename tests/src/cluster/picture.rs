@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Event, Node, PersistentVolumeClaim, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client};
 
-/// Pods and claims with their states, and all events.
+/// Pods and claims with their states, all events, and what the nodes say of themselves.
 pub(super) async fn of(client: &Client, namespace: &str) -> String {
     let everything = ListParams::default();
     let mut picture = format!("--- the namespace {namespace} ---\n");
@@ -30,6 +30,13 @@ pub(super) async fn of(client: &Client, namespace: &str) -> String {
             reason.unwrap_or_default(),
             message.unwrap_or_default()
         );
+    }
+    let nodes: Api<Node> = Api::all(client.clone());
+    for node in nodes.list(&everything).await.into_iter().flatten() {
+        let taints = node.spec.and_then(|spec| spec.taints);
+        let conditions = node.status.and_then(|status| status.conditions);
+        let status = serde_json::to_string_pretty(&(taints, conditions));
+        describe(&mut picture, "node", &node.metadata.name, status);
     }
     picture.push_str("---");
     picture

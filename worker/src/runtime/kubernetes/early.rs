@@ -14,6 +14,7 @@ use shared::ports::{RunnerIo, RuntimeError};
 
 use super::channel::{self, Target};
 use super::cluster::Cluster;
+use super::cut::Cut;
 use super::{names, pod};
 use crate::reach::Backoff;
 
@@ -37,7 +38,7 @@ impl Cluster {
         std::future::pending().await
     }
 
-    /// A stream to the runner in a pod.
+    /// A stream to the runner in a pod, which ends with it.
     pub(super) async fn channel_to(&self, pod: &str) -> Result<Box<dyn RunnerIo>, RuntimeError> {
         let target = Target {
             namespace: &self.settings.namespace,
@@ -45,6 +46,7 @@ impl Cluster {
             container: names::CONTAINER,
             command: &[pod::PROGRAM, "connect", pod::SOCKET],
         };
-        Ok(Box::new(channel::open(&self.exec, target).await?))
+        let stream = channel::open(&self.exec, target).await?;
+        Ok(Box::new(Cut::new(stream, &self.watched, pod)))
     }
 }

@@ -10,7 +10,7 @@
 //!         ├─ watch, words          one watch of all pods, claims and events: lists and reasons cost no request
 //!         ├─ policy                what pods may reach: made once, before the first of them
 //!         ├─ pod, names, state     pure: what is asked of the cluster, and what it answers
-//!         └─ access, channel       the way to the API server, and through it to a runner
+//!         └─ access, channel, cut  the way to the API server, through it to a runner, and its end
 //! ```
 //!
 //! Invariants:
@@ -22,6 +22,7 @@
 pub mod access;
 pub mod channel;
 mod cluster;
+mod cut;
 mod early;
 mod fault;
 #[cfg(test)]

@@ -111,15 +111,17 @@ impl Watched {
     }
 
     /// Waits until what is known answers.
-    pub(super) async fn until<T>(&self, mut answer: impl FnMut(&Known) -> Option<T>) -> T {
-        let mut changes = self.shared.changes.subscribe();
-        loop {
-            if let Some(found) = answer(&self.known()) {
-                return found;
-            }
-            // The sender lives as long as this does.
-            let _ = changes.changed().await;
-        }
+    pub(super) async fn until<T>(&self, answer: impl FnMut(&Known) -> Option<T>) -> T {
+        self.shared.until(answer).await
+    }
+
+    /// The same, for whoever may outlive this: then nothing is heard any more.
+    pub(super) fn eventually<T, F>(&self, answer: F) -> impl Future<Output = T> + use<T, F>
+    where
+        F: FnMut(&Known) -> Option<T>,
+    {
+        let shared = Arc::clone(&self.shared);
+        async move { shared.until(answer).await }
     }
 }
 
@@ -146,6 +148,11 @@ impl Known {
     /// Whether it is known if there is a watch: not so right after it began.
     pub(super) fn heard(&self) -> bool {
         self.pods.heard && self.claims.heard
+    }
+
+    /// The pod of that name.
+    pub(super) fn pod(&self, name: &str) -> Option<&Arc<Pod>> {
+        self.pods.here.get(name)
     }
 
     /// All pods.
@@ -217,6 +224,11 @@ impl Known {
     #[cfg(test)]
     pub(super) fn hear_of(&mut self, pod: Pod) {
         self.pods.take(Event::Apply(pod));
+    }
+
+    #[cfg(test)]
+    pub(super) fn hear_no_more_of(&mut self, pod: Pod) {
+        self.pods.take(Event::Delete(pod));
     }
 
     #[cfg(test)]
@@ -313,6 +325,17 @@ impl<K: Resource + Clone> Shelf<K> {
 impl Shared {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn until<T>(&self, mut answer: impl FnMut(&Known) -> Option<T>) -> T {
+        let mut changes = self.changes.subscribe();
+        loop {
+            if let Some(found) = answer(&self.known()) {
+                return found;
+            }
+            // The sender lives as long as this does.
+            let _ = changes.changed().await;
+        }
     }
 
     fn on_pod(&self, event: Result<Event<Pod>, String>) {

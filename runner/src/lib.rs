@@ -36,6 +36,10 @@ pub const TAIL_BYTES: u64 = 64 * 1024;
 /// The largest `data` of a frame in either direction, in bytes.
 pub const MAX_FRAME_BYTES: usize = 256 * 1024;
 
+/// The largest frame of HTTP/2 that either end takes, in bytes: with the least, what is large costs each end and everything
+/// between them sixteen times as many steps.
+pub const HTTP2_FRAME_BYTES: u32 = 256 * 1024;
+
 /// The largest message in either direction, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 

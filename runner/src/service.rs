@@ -16,7 +16,7 @@ use crate::jobs::{self, Jobs, LogError, Refusal, Sealed, StdinError};
 use crate::peer;
 use crate::proto::runner_server::{Runner, RunnerServer};
 use crate::proto::{self, seal_reply::Fate};
-use crate::{MAX_FRAME_BYTES, MAX_MESSAGE_BYTES};
+use crate::{HTTP2_FRAME_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES};
 
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Above the sum of the streams that a worker writes files on at a time.
@@ -42,6 +42,7 @@ pub(crate) async fn serve(
     tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(HTTP2_FRAME_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(runner)

@@ -10,7 +10,7 @@ pub const STAGING_BUCKET: &str = "staging";
 pub const INLINE_BYTES: usize = 256 * 1024;
 
 /// Bytes of a download's part.
-pub const PART_BYTES: usize = 4 * 1024 * 1024;
+pub const PART_BYTES: usize = 16 * 1024 * 1024;
 
 /// The common beginning of all names that belong to a job.
 pub fn prefix(at: &JobRef) -> String {

@@ -260,6 +260,7 @@ async fn channel_over(io: Box<dyn RunnerIo>) -> Result<Channel, tonic::transport
     let endpoint = Endpoint::from_static("http://runner.invalid")
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(runner::HTTP2_FRAME_BYTES)
         .http2_keep_alive_interval(SILENCE)
         .keep_alive_timeout(SIGN_OF_LIFE)
         .keep_alive_while_idle(true);

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use shared::ids::JobRef;
 use shared::job::Job;
-use shared::output::{Offsets, Stream};
+use shared::output::{Chunk, Offsets, Stream};
 
 use crate::answer;
 use crate::extract::{Call, JobPath, Params};
@@ -53,11 +53,13 @@ pub(crate) async fn window(
     let at = call.job(id);
     let patience = Patience::of(call.prefer.wait_or(0));
     let mut watch = app.deps.store.watch(&at);
-    let mut seen = app.seen(&at, from, limit).await?;
+    let mut read = app.read(&at, from, limit).await?;
+    let mut seen = read.cut(from, limit);
     while !seen.done && seen.is_empty() && app.changed(&mut watch, patience).await {
-        seen = app.seen(&at, from, limit).await?;
+        read = app.read(&at, from, limit).await?;
+        seen = read.cut(from, limit);
     }
-    let response = Json(seen.shown()).into_response();
+    let response = Json(seen.shown(&read.job)).into_response();
     Ok(answer::waited(call.prefer, response))
 }
 
@@ -69,9 +71,8 @@ pub(super) fn offsets(params: &Params) -> Result<Offsets, Problem> {
     })
 }
 
-/// What the store has of a job's output from some offsets on.
+/// A window of a job's output.
 pub(super) struct Seen {
-    pub(super) job: Job,
     pub(super) stdout: Window,
     pub(super) stderr: Window,
     /// Whether the job has ended and nothing follows.
@@ -87,28 +88,60 @@ impl Seen {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.stdout.data.is_empty() && self.stderr.data.is_empty()
     }
 
-    fn shown(self) -> OutputWindow {
+    fn shown(self, job: &Job) -> OutputWindow {
         OutputWindow {
             done: self.done,
-            truncated: self.job.output.truncated(),
-            incomplete: self.job.output.incomplete,
+            truncated: job.output.truncated(),
+            incomplete: job.output.incomplete,
             ..OutputWindow::encoded(self.stdout, self.stderr)
         }
     }
 }
 
+/// What was read of the store at once, to be cut into windows.
+pub(super) struct Read {
+    job: Job,
+    chunks: Vec<Chunk>,
+    /// Where the stored streams end, if the job has ended.
+    end: Option<Offsets>,
+}
+
+impl Read {
+    /// The next window of at most `limit` bytes of each stream.
+    pub(super) fn cut(&self, from: Offsets, limit: u64) -> Seen {
+        let cut = |stream: Stream| {
+            let end = self.end.map(|end| end.of(stream));
+            Window::cut(&self.chunks, stream, from.of(stream), end, limit)
+        };
+        let (stdout, stderr) = (cut(Stream::Stdout), cut(Stream::Stderr));
+        let done = self
+            .end
+            .is_some_and(|end| stdout.next() >= end.stdout && stderr.next() >= end.stderr);
+        Seen {
+            stdout,
+            stderr,
+            done,
+        }
+    }
+
+    /// The job, as it was a moment before its output was read.
+    pub(super) fn job(&self) -> &Job {
+        &self.job
+    }
+}
+
 impl Service {
     /// Reads at most `limit` bytes of each stream.
-    pub(super) async fn seen(
+    pub(super) async fn read(
         &self,
         at: &JobRef,
         from: Offsets,
         limit: u64,
-    ) -> Result<Seen, Problem> {
+    ) -> Result<Read, Problem> {
         // The job first: one that has ended by then has all of its output in the store.
         let job = self.job(at).await?;
         let store = &self.deps.store;
@@ -118,18 +151,6 @@ impl Service {
             None
         };
         let chunks = store.output(at, from, limit).await?;
-        let cut = |stream: Stream| {
-            let end = end.map(|end| end.of(stream));
-            Window::cut(&chunks, stream, from.of(stream), end)
-        };
-        let (stdout, stderr) = (cut(Stream::Stdout), cut(Stream::Stderr));
-        let done =
-            end.is_some_and(|end| stdout.next() >= end.stdout && stderr.next() >= end.stderr);
-        Ok(Seen {
-            job,
-            stdout,
-            stderr,
-            done,
-        })
+        Ok(Read { job, chunks, end })
     }
 }

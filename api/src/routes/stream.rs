@@ -9,10 +9,10 @@
 //!
 //! Invariants: an event's id is where both streams are after it, so that whoever sends it back as `Last-Event-ID` misses
 //! no byte and gets none twice; a stream without `end` is not the whole output. A stream ends some seconds after its key was
-//! revoked at the latest. A reader that does not read holds
-//! [`IN_FLIGHT`] pieces, however much output there is: the next is read from the store when one of them is on its way.
+//! revoked at the latest. A reader that does not read holds [`IN_FLIGHT`] pieces, however much output there is: what was
+//! read of the store beyond them is forgotten while it waits, and read again when one of them is on its way.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use crate::auth::Pass;
 use crate::extract::{Call, JobPath, Params};
 use crate::problem::{Problem, ProblemBody};
-use crate::routes::output::{MAX_OFFSET, Seen, offsets};
+use crate::routes::output::{MAX_OFFSET, Read, offsets};
 use crate::service::App;
 use crate::views::{JobView, OutputEvent};
 
@@ -43,8 +43,14 @@ const LAST_EVENT_ID: &str = "Last-Event-ID";
 /// Bytes of each stream in one piece at most.
 const PIECE_BYTES: u64 = 64 * 1024;
 
+/// Bytes of each stream that are read of the store at once at most, to be sent in pieces.
+const READ_BYTES: u64 = 256 * 1024;
+
 /// Pieces that may be on their way to a reader.
 const IN_FLIGHT: usize = 2;
+
+/// How long what was read of the store is held for a reader that takes nothing.
+const HELD: Duration = Duration::from_millis(200);
 
 /// How long a stream may say nothing.
 const PING: Duration = Duration::from_secs(15);
@@ -102,6 +108,7 @@ pub(crate) async fn stream(
         at,
         pass,
         from,
+        read: None,
         room: Arc::new(Semaphore::new(IN_FLIGHT)),
         pings: every(PING),
         looks: every(LOOK),
@@ -145,6 +152,8 @@ struct Reading {
     pass: Pass,
     watch: Watch,
     from: Offsets,
+    /// What was read of the store and is not all sent.
+    read: Option<Read>,
     room: Arc<Semaphore>,
     pings: Interval,
     looks: Interval,
@@ -159,10 +168,13 @@ impl Reading {
         }
         let permit = self.room().await?;
         loop {
+            if let Some(text) = self.read.take().and_then(|read| self.events(read)) {
+                self.pings.reset();
+                return Ok(Some(Piece::bytes(text, permit)));
+            }
             self.may_read().await?;
-            let seen = self.app.seen(&self.at, self.from, PIECE_BYTES).await;
-            let text = self.events(seen.map_err(|_| CutOff::Store)?);
-            if !text.is_empty() {
+            let read = self.app.read(&self.at, self.from, READ_BYTES).await;
+            if let Some(text) = self.events(read.map_err(|_| CutOff::Store)?) {
                 self.pings.reset();
                 return Ok(Some(Piece::bytes(text, permit)));
             }
@@ -172,7 +184,7 @@ impl Reading {
                     () = self.app.stopping.cancelled() => return Ok(None),
                     () = self.watch.changed() => break,
                     _ = self.pings.tick() => {
-                        return Ok(Some(Piece::bytes(": ping\n\n".to_owned(), permit)));
+                        return Ok(Some(Piece::bytes(b": ping\n\n".to_vec(), permit)));
                     }
                     _ = self.looks.tick() => self.may_read().await?,
                 }
@@ -187,6 +199,7 @@ impl Reading {
                 biased;
                 permit = Arc::clone(&self.room).acquire_owned() => return permit.map_err(|_| CutOff::Stopping),
                 () = self.app.stopping.cancelled() => return Err(CutOff::Stopping),
+                () = tokio::time::sleep(HELD), if self.read.is_some() => self.read = None,
                 _ = self.looks.tick() => self.may_read().await?,
             }
         }
@@ -201,9 +214,13 @@ impl Reading {
         }
     }
 
-    /// What was seen as events, and the step over it.
-    fn events(&mut self, seen: Seen) -> String {
-        let (mut text, next, done) = (String::new(), seen.next(), seen.done);
+    /// The next piece of what was read, as events, and the step over it; none where nothing is left of it.
+    fn events(&mut self, read: Read) -> Option<Vec<u8>> {
+        let seen = read.cut(self.from, PIECE_BYTES);
+        if seen.is_empty() && !seen.done {
+            return None;
+        }
+        let (mut text, next, done) = (Vec::new(), seen.next(), seen.done);
         if !seen.stdout.data.is_empty() {
             self.from.stdout = next.stdout;
             write_event(&mut text, "stdout", self.from, &seen.stdout.event());
@@ -214,38 +231,39 @@ impl Reading {
         }
         if done {
             self.ended = true;
-            write_event(&mut text, "end", self.from, &JobView::of(&seen.job));
+            write_event(&mut text, "end", self.from, &JobView::of(read.job()));
+        } else {
+            self.read = Some(read);
         }
-        text
+        Some(text)
     }
 }
 
 /// Text on its way to a reader; when it was written to the connection, there is room for another.
 struct Piece {
-    text: String,
+    text: Vec<u8>,
     _room: OwnedSemaphorePermit,
 }
 
 impl Piece {
-    fn bytes(text: String, room: OwnedSemaphorePermit) -> Bytes {
+    fn bytes(text: Vec<u8>, room: OwnedSemaphorePermit) -> Bytes {
         Bytes::from_owner(Self { text, _room: room })
     }
 }
 
 impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
-        self.text.as_bytes()
+        &self.text
     }
 }
 
 /// One event. JSON has no line breaks, so its data is one line.
-fn write_event(text: &mut String, name: &str, id: Offsets, data: &impl Serialize) {
-    let data = serde_json::to_string(data).unwrap_or_default();
+fn write_event(text: &mut Vec<u8>, name: &str, id: Offsets, data: &impl Serialize) {
     let (stdout, stderr) = (id.stdout, id.stderr);
-    let _ = write!(
-        text,
-        "event: {name}\nid: {stdout}-{stderr}\ndata: {data}\n\n"
-    );
+    // Writing to memory does not fail.
+    let _ = write!(text, "event: {name}\nid: {stdout}-{stderr}\ndata: ");
+    let _ = serde_json::to_writer(&mut *text, data);
+    text.extend_from_slice(b"\n\n");
 }
 
 /// The offsets in an id that [`write_event`] wrote.
@@ -273,11 +291,11 @@ mod tests {
             stdout: 5,
             stderr: MAX_OFFSET,
         };
-        let mut text = String::new();
+        let mut text = Vec::new();
         write_event(&mut text, "stdout", id, &"a\nb");
         assert_eq!(
             text,
-            "event: stdout\nid: 5-9223372036854775807\ndata: \"a\\nb\"\n\n"
+            b"event: stdout\nid: 5-9223372036854775807\ndata: \"a\\nb\"\n\n"
         );
         assert_eq!(read_id("5-9223372036854775807"), Some(id));
         for bad in [

@@ -8,12 +8,12 @@
 //! Invariants: the windows that follow each other's next offsets give every stored byte once; a window that could be
 //! cut so that it is text is text; a window is empty only where nothing more is there yet.
 
+use data_encoding::BASE64;
 use serde::Serialize;
 use shared::output::{Chunk, Stream};
 use utoipa::ToSchema;
 
 use crate::views::preview::split_start;
-use crate::views::text::Texts;
 
 /// Bytes of both streams from the asked offsets on.
 #[derive(Debug, Serialize, ToSchema)]
@@ -49,9 +49,16 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Cuts the chunks of one stream. `end` is where the stored stream ends, if the job has ended.
-    pub(crate) fn cut(chunks: &[Chunk], stream: Stream, asked: u64, end: Option<u64>) -> Self {
-        let (start, mut data, gap) = consecutive(chunks, stream, asked);
+    /// Cuts at most `limit` bytes from the chunks of one stream. `end` is where the stored stream ends, if the job has
+    /// ended.
+    pub(crate) fn cut(
+        chunks: &[Chunk],
+        stream: Stream,
+        asked: u64,
+        end: Option<u64>,
+        limit: u64,
+    ) -> Self {
+        let (start, mut data, gap) = consecutive(chunks, stream, asked, limit);
         let after = start + data.len() as u64;
         let last = end.is_some_and(|end| after >= end);
         let stuck = gap || end.is_some_and(|end| after < end);
@@ -67,13 +74,24 @@ impl Window {
 
     /// The bytes as an event of a stream.
     pub(crate) fn event(self) -> OutputEvent {
-        let bytes = self.data.into();
-        let texts = Texts::of([&bytes]);
+        let offset = self.start;
+        let (data, encoding) = match self.into_text() {
+            Ok(text) => (text, None),
+            Err(bytes) => (BASE64.encode(&bytes), Some(crate::views::BASE64)),
+        };
         OutputEvent {
-            offset: self.start,
-            data: texts.show(&bytes),
-            encoding: texts.encoding(),
+            offset,
+            data,
+            encoding,
         }
+    }
+
+    /// The bytes as they are where they are text, without a copy.
+    fn into_text(self) -> Result<String, Vec<u8>> {
+        if !self.text {
+            return Err(self.data);
+        }
+        String::from_utf8(self.data).map_err(std::string::FromUtf8Error::into_bytes)
     }
 }
 
@@ -93,18 +111,17 @@ pub(crate) struct OutputEvent {
 impl OutputWindow {
     /// Both streams as text, or both as base64.
     pub(crate) fn encoded(stdout: Window, stderr: Window) -> Self {
-        let encoding = if stdout.text && stderr.text {
-            "utf-8"
-        } else {
-            crate::views::BASE64
-        };
         let (stdout_offset, stderr_offset) = (stdout.start, stderr.start);
         let (next_stdout_offset, next_stderr_offset) = (stdout.next(), stderr.next());
-        let (stdout, stderr) = (stdout.data.into(), stderr.data.into());
-        let texts = Texts::of([&stdout, &stderr]);
+        let as_text = stdout.text && stderr.text;
+        let show = |window: Window| match window.into_text() {
+            Ok(text) if as_text => text,
+            Ok(text) => BASE64.encode(text.as_bytes()),
+            Err(bytes) => BASE64.encode(&bytes),
+        };
         Self {
-            stdout: texts.show(&stdout),
-            stderr: texts.show(&stderr),
+            stdout: show(stdout),
+            stderr: show(stderr),
             stdout_offset,
             stderr_offset,
             next_stdout_offset,
@@ -112,13 +129,17 @@ impl OutputWindow {
             done: false,
             truncated: false,
             incomplete: false,
-            encoding,
+            encoding: if as_text {
+                "utf-8"
+            } else {
+                crate::views::BASE64
+            },
         }
     }
 }
 
-/// The bytes from the first chunk on up to a gap, where they begin, and whether there is a gap.
-fn consecutive(chunks: &[Chunk], stream: Stream, asked: u64) -> (u64, Vec<u8>, bool) {
+/// At most `limit` bytes from the first chunk on up to a gap, where they begin, and whether the gap is what ended them.
+fn consecutive(chunks: &[Chunk], stream: Stream, asked: u64, limit: u64) -> (u64, Vec<u8>, bool) {
     let mut of_stream = chunks
         .iter()
         .filter(|chunk| chunk.stream == stream && chunk.end() > asked)
@@ -126,16 +147,21 @@ fn consecutive(chunks: &[Chunk], stream: Stream, asked: u64) -> (u64, Vec<u8>, b
     let start = of_stream
         .peek()
         .map_or(asked, |first| first.start.max(asked));
-    let (mut data, mut next) = (Vec::new(), start);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let (mut pieces, mut length, mut gap) = (Vec::new(), 0, false);
     for chunk in of_stream {
-        if chunk.start > next {
-            return (start, data, true);
+        let next = start + length as u64;
+        gap = chunk.start > next;
+        if gap || length >= limit {
+            break;
         }
         let known = usize::try_from(next - chunk.start).unwrap_or(usize::MAX);
-        data.extend_from_slice(chunk.data.get(known..).unwrap_or_default());
-        next = next.max(chunk.end());
+        let fresh = chunk.data.get(known..).unwrap_or_default();
+        let fresh = &fresh[..fresh.len().min(limit - length)];
+        pieces.push(fresh);
+        length += fresh.len();
     }
-    (start, data, false)
+    (start, pieces.concat(), gap)
 }
 
 /// How many of the bytes to show, and whether they are text. `last`: nothing follows. `stuck`: asking again from the same
@@ -178,7 +204,7 @@ mod tests {
     }
 
     fn cut(chunks: &[Chunk], asked: u64, end: Option<u64>) -> (u64, Vec<u8>, bool) {
-        let window = Window::cut(chunks, Stream::Stdout, asked, end);
+        let window = Window::cut(chunks, Stream::Stdout, asked, end, u64::MAX);
         (window.start, window.data, window.text)
     }
 

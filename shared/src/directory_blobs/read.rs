@@ -12,8 +12,8 @@ use super::sums::hex;
 use super::{folder, unavailable};
 use crate::ports::{BlobError, BlobInfo, BlobName};
 
-/// Bytes of a piece.
-const PIECE_BYTES: u64 = 256 * 1024;
+/// Bytes of a piece: each costs a change of threads.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// An object that is being read. The last piece is held back until all of the content is known to be right.
 pub(super) struct Reader {
@@ -78,8 +78,8 @@ pub(super) fn sha256_of(mut file: File) -> Result<String, Errno> {
 
 /// A full piece, or what is left of the file.
 fn read_piece(file: &mut File) -> Result<Bytes, Errno> {
-    let mut piece = Vec::new();
-    file.take(PIECE_BYTES)
+    let mut piece = Vec::with_capacity(PIECE_BYTES);
+    file.take(PIECE_BYTES as u64)
         .read_to_end(&mut piece)
         .map_err(folder::errno)?;
     Ok(piece.into())

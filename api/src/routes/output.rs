@@ -1,6 +1,5 @@
 //! A job's output, window by window.
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use shared::ids::JobRef;
@@ -11,7 +10,7 @@ use crate::answer;
 use crate::extract::{Call, JobPath, Params};
 use crate::problem::{Problem, ProblemBody};
 use crate::service::{App, Service};
-use crate::views::{OutputWindow, Window};
+use crate::views::{OutputWindow, Wanted, Window};
 use crate::wait::Patience;
 
 /// Bytes of each stream that a window holds where the caller says nothing.
@@ -53,13 +52,11 @@ pub(crate) async fn window(
     let at = call.job(id);
     let patience = Patience::of(call.prefer.wait_or(0));
     let mut watch = app.deps.store.watch(&at);
-    let mut read = app.read(&at, from, limit).await?;
-    let mut seen = read.cut(from, limit);
+    let (mut job, mut seen) = app.seen(&at, from, limit).await?;
     while !seen.done && seen.is_empty() && app.changed(&mut watch, patience).await {
-        read = app.read(&at, from, limit).await?;
-        seen = read.cut(from, limit);
+        (job, seen) = app.seen(&at, from, limit).await?;
     }
-    let response = Json(seen.shown(&read.job)).into_response();
+    let response = seen.shown(&job).into_response();
     Ok(answer::waited(call.prefer, response))
 }
 
@@ -105,6 +102,7 @@ impl Seen {
 /// What was read of the store at once, to be cut into windows.
 pub(super) struct Read {
     job: Job,
+    from: Offsets,
     chunks: Vec<Chunk>,
     /// Where the stored streams end, if the job has ended.
     end: Option<Offsets>,
@@ -114,8 +112,13 @@ impl Read {
     /// The next window of at most `limit` bytes of each stream.
     pub(super) fn cut(&self, from: Offsets, limit: u64) -> Seen {
         let cut = |stream: Stream| {
-            let end = self.end.map(|end| end.of(stream));
-            Window::cut(&self.chunks, stream, from.of(stream), end, limit)
+            let wanted = Wanted {
+                from: from.of(stream),
+                limit,
+                end: self.end.map(|end| end.of(stream)),
+                fresh: from.of(stream) == self.from.of(stream),
+            };
+            Window::cut(&self.chunks, stream, &wanted)
         };
         let (stdout, stderr) = (cut(Stream::Stdout), cut(Stream::Stderr));
         let done = self
@@ -131,6 +134,16 @@ impl Read {
     /// The job, as it was a moment before its output was read.
     pub(super) fn job(&self) -> &Job {
         &self.job
+    }
+
+    /// Whether something was read that can be forgotten: it can be read again.
+    pub(super) fn holds_output(&self) -> bool {
+        !self.chunks.is_empty()
+    }
+
+    /// Forgets the output.
+    pub(super) fn forget_output(&mut self) {
+        self.chunks = Vec::new();
     }
 }
 
@@ -151,6 +164,36 @@ impl Service {
             None
         };
         let chunks = store.output(at, from, limit).await?;
-        Ok(Read { job, chunks, end })
+        Ok(Read {
+            job,
+            from,
+            chunks,
+            end,
+        })
+    }
+
+    /// One window, and the job a moment before it.
+    async fn seen(&self, at: &JobRef, from: Offsets, limit: u64) -> Result<(Job, Seen), Problem> {
+        let read = self.read(at, from, limit).await?;
+        let seen = read.cut(from, limit);
+        Ok((read.job, seen))
+    }
+
+    /// Reads on. A job that has ended stays as it is.
+    pub(super) async fn read_on(
+        &self,
+        before: Option<Read>,
+        at: &JobRef,
+        from: Offsets,
+        limit: u64,
+    ) -> Result<Read, Problem> {
+        match before.filter(|read| read.end.is_some()) {
+            Some(read) => Ok(Read {
+                from,
+                chunks: self.deps.store.output(at, from, limit).await?,
+                ..read
+            }),
+            None => self.read(at, from, limit).await,
+        }
     }
 }

@@ -12,7 +12,6 @@
 //! revoked at the latest. A reader that does not read holds [`IN_FLIGHT`] pieces, however much output there is: what was
 //! read of the store beyond them is forgotten while it waits, and read again when one of them is on its way.
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +22,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
-use serde::Serialize;
 use shared::ids::JobRef;
 use shared::output::Offsets;
 use shared::ports::Watch;
@@ -35,13 +33,16 @@ use crate::extract::{Call, JobPath, Params};
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::output::{MAX_OFFSET, Read, offsets};
 use crate::service::App;
-use crate::views::{JobView, OutputEvent};
+use crate::views::{JobView, OutputEvent, Window};
 
 /// Where a client that lost its connection was.
 const LAST_EVENT_ID: &str = "Last-Event-ID";
 
 /// Bytes of each stream in one piece at most.
 const PIECE_BYTES: u64 = 64 * 1024;
+
+/// Bytes of an event beside its data, about.
+const EVENT_BYTES: usize = 256;
 
 /// Bytes of each stream that are read of the store at once at most, to be sent in pieces.
 const READ_BYTES: u64 = 256 * 1024;
@@ -168,13 +169,15 @@ impl Reading {
         }
         let permit = self.room().await?;
         loop {
-            if let Some(text) = self.read.take().and_then(|read| self.events(read)) {
+            if let Some(text) = self.events() {
                 self.pings.reset();
                 return Ok(Some(Piece::bytes(text, permit)));
             }
             self.may_read().await?;
-            let read = self.app.read(&self.at, self.from, READ_BYTES).await;
-            if let Some(text) = self.events(read.map_err(|_| CutOff::Store)?) {
+            let (app, before) = (&self.app, self.read.take());
+            let read = app.read_on(before, &self.at, self.from, READ_BYTES).await;
+            self.read = Some(read.map_err(|_| CutOff::Store)?);
+            if let Some(text) = self.events() {
                 self.pings.reset();
                 return Ok(Some(Piece::bytes(text, permit)));
             }
@@ -199,7 +202,7 @@ impl Reading {
                 biased;
                 permit = Arc::clone(&self.room).acquire_owned() => return permit.map_err(|_| CutOff::Stopping),
                 () = self.app.stopping.cancelled() => return Err(CutOff::Stopping),
-                () = tokio::time::sleep(HELD), if self.read.is_some() => self.read = None,
+                () = tokio::time::sleep(HELD), if self.holds_output() => self.forget_output(),
                 _ = self.looks.tick() => self.may_read().await?,
             }
         }
@@ -214,26 +217,38 @@ impl Reading {
         }
     }
 
+    fn holds_output(&self) -> bool {
+        self.read.as_ref().is_some_and(Read::holds_output)
+    }
+
+    fn forget_output(&mut self) {
+        if let Some(read) = &mut self.read {
+            read.forget_output();
+        }
+    }
+
     /// The next piece of what was read, as events, and the step over it; none where nothing is left of it.
-    fn events(&mut self, read: Read) -> Option<Vec<u8>> {
+    fn events(&mut self) -> Option<Vec<u8>> {
+        let read = self.read.as_ref()?;
         let seen = read.cut(self.from, PIECE_BYTES);
         if seen.is_empty() && !seen.done {
             return None;
         }
-        let (mut text, next, done) = (Vec::new(), seen.next(), seen.done);
+        let (mut text, next) = (Vec::new(), seen.next());
         if !seen.stdout.data.is_empty() {
             self.from.stdout = next.stdout;
-            write_event(&mut text, "stdout", self.from, &seen.stdout.event());
+            write_output(&mut text, "stdout", self.from, seen.stdout);
         }
         if !seen.stderr.data.is_empty() {
             self.from.stderr = next.stderr;
-            write_event(&mut text, "stderr", self.from, &seen.stderr.event());
+            write_output(&mut text, "stderr", self.from, seen.stderr);
         }
-        if done {
+        if seen.done {
             self.ended = true;
-            write_event(&mut text, "end", self.from, &JobView::of(read.job()));
-        } else {
-            self.read = Some(read);
+            write_event(&mut text, "end", self.from, |text| {
+                // Writing to memory does not fail.
+                let _ = serde_json::to_writer(text, &JobView::of(read.job()));
+            });
         }
         Some(text)
     }
@@ -257,12 +272,17 @@ impl AsRef<[u8]> for Piece {
     }
 }
 
+/// One event of output.
+fn write_output(text: &mut Vec<u8>, name: &str, id: Offsets, window: Window) {
+    text.reserve(window.data.len() + window.data.len() / 8 + EVENT_BYTES);
+    write_event(text, name, id, |text| window.event().write(text));
+}
+
 /// One event. JSON has no line breaks, so its data is one line.
-fn write_event(text: &mut Vec<u8>, name: &str, id: Offsets, data: &impl Serialize) {
+fn write_event(text: &mut Vec<u8>, name: &str, id: Offsets, data: impl FnOnce(&mut Vec<u8>)) {
     let (stdout, stderr) = (id.stdout, id.stderr);
-    // Writing to memory does not fail.
-    let _ = write!(text, "event: {name}\nid: {stdout}-{stderr}\ndata: ");
-    let _ = serde_json::to_writer(&mut *text, data);
+    text.extend_from_slice(format!("event: {name}\nid: {stdout}-{stderr}\ndata: ").as_bytes());
+    data(text);
     text.extend_from_slice(b"\n\n");
 }
 
@@ -292,7 +312,9 @@ mod tests {
             stderr: MAX_OFFSET,
         };
         let mut text = Vec::new();
-        write_event(&mut text, "stdout", id, &"a\nb");
+        write_event(&mut text, "stdout", id, |text| {
+            text.extend_from_slice(br#""a\nb""#)
+        });
         assert_eq!(
             text,
             b"event: stdout\nid: 5-9223372036854775807\ndata: \"a\\nb\"\n\n"

@@ -10,6 +10,7 @@ mod job;
 mod output;
 mod page;
 mod preview;
+mod quoted;
 mod result;
 mod text;
 
@@ -19,6 +20,6 @@ pub(crate) use file::{
     ListingView, MadeFolderView, MovedView, RemovedView, UnpackedView, UploadedView, name_in_token,
 };
 pub(crate) use job::JobView;
-pub(crate) use output::{OutputEvent, OutputWindow, Window};
+pub(crate) use output::{OutputEvent, OutputWindow, Wanted, Window};
 pub(crate) use page::{ArtifactPage, EnvironmentPage, JobPage};
 pub(crate) use text::BASE64;

@@ -8,15 +8,20 @@
 //! Invariants: the windows that follow each other's next offsets give every stored byte once; a window that could be
 //! cut so that it is text is text; a window is empty only where nothing more is there yet.
 
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64;
-use serde::Serialize;
 use shared::output::{Chunk, Stream};
 use utoipa::ToSchema;
 
 use crate::views::preview::split_start;
+use crate::views::quoted;
+
+/// Bytes of a window's JSON beside its streams, about.
+const OTHER_BYTES: usize = 512;
 
 /// Bytes of both streams from the asked offsets on.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, ToSchema)]
 pub(crate) struct OutputWindow {
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -38,6 +43,19 @@ pub(crate) struct OutputWindow {
     pub(crate) encoding: &'static str,
 }
 
+/// What is wanted of a stream of which some was read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// The offset to begin at.
+    pub(crate) from: u64,
+    /// Bytes at most.
+    pub(crate) limit: u64,
+    /// Where the stored stream ends, if the job has ended.
+    pub(crate) end: Option<u64>,
+    /// Whether it was read from that offset on: else reading again may give more of what is there.
+    pub(crate) fresh: bool,
+}
+
 /// The bytes of one stream that a window shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Window {
@@ -49,19 +67,13 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Cuts at most `limit` bytes from the chunks of one stream. `end` is where the stored stream ends, if the job has
-    /// ended.
-    pub(crate) fn cut(
-        chunks: &[Chunk],
-        stream: Stream,
-        asked: u64,
-        end: Option<u64>,
-        limit: u64,
-    ) -> Self {
-        let (start, mut data, gap) = consecutive(chunks, stream, asked, limit);
+    /// Cuts it from the chunks of one stream.
+    pub(crate) fn cut(chunks: &[Chunk], stream: Stream, wanted: &Wanted) -> Self {
+        let (start, mut data, gap) = consecutive(chunks, stream, wanted);
+        let end = wanted.end;
         let after = start + data.len() as u64;
         let last = end.is_some_and(|end| after >= end);
-        let stuck = gap || end.is_some_and(|end| after < end);
+        let stuck = gap || wanted.fresh && end.is_some_and(|end| after < end);
         let (length, text) = text_length(&data, last, stuck);
         data.truncate(length);
         Self { start, data, text }
@@ -96,16 +108,53 @@ impl Window {
 }
 
 /// Bytes of one stream, as an event carries them.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, ToSchema)]
 pub(crate) struct OutputEvent {
     /// Offset of the first byte: later than the end of the one before where the limit dropped bytes.
     offset: u64,
     /// The bytes.
     data: String,
     /// `base64` where they are not UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     encoding: Option<&'static str>,
+}
+
+impl OutputEvent {
+    /// Its JSON.
+    pub(crate) fn write(&self, json: &mut Vec<u8>) {
+        json.extend_from_slice(format!(r#"{{"offset":{},"data":"#, self.offset).as_bytes());
+        quoted::write(json, &self.data);
+        if let Some(encoding) = self.encoding {
+            json.extend_from_slice(format!(r#","encoding":"{encoding}""#).as_bytes());
+        }
+        json.push(b'}');
+    }
+}
+
+impl IntoResponse for OutputWindow {
+    /// As JSON, of which nearly all is the two streams.
+    fn into_response(self) -> Response {
+        let length = self.stdout.len() + self.stderr.len();
+        let mut json = Vec::with_capacity(length + length / 8 + OTHER_BYTES);
+        json.extend_from_slice(br#"{"stdout":"#);
+        quoted::write(&mut json, &self.stdout);
+        json.extend_from_slice(br#","stderr":"#);
+        quoted::write(&mut json, &self.stderr);
+        let numbers = format!(
+            r#","stdout_offset":{},"stderr_offset":{},"next_stdout_offset":{},"next_stderr_offset":{}"#,
+            self.stdout_offset,
+            self.stderr_offset,
+            self.next_stdout_offset,
+            self.next_stderr_offset,
+        );
+        let marks = format!(
+            r#","done":{},"truncated":{},"incomplete":{},"encoding":"{}"}}"#,
+            self.done, self.truncated, self.incomplete, self.encoding,
+        );
+        json.extend_from_slice(numbers.as_bytes());
+        json.extend_from_slice(marks.as_bytes());
+        ([(CONTENT_TYPE, "application/json")], json).into_response()
+    }
 }
 
 impl OutputWindow {
@@ -138,8 +187,9 @@ impl OutputWindow {
     }
 }
 
-/// At most `limit` bytes from the first chunk on up to a gap, where they begin, and whether the gap is what ended them.
-fn consecutive(chunks: &[Chunk], stream: Stream, asked: u64, limit: u64) -> (u64, Vec<u8>, bool) {
+/// The bytes from the first chunk on up to a gap, where they begin, and whether the gap is what ended them.
+fn consecutive(chunks: &[Chunk], stream: Stream, wanted: &Wanted) -> (u64, Vec<u8>, bool) {
+    let asked = wanted.from;
     let mut of_stream = chunks
         .iter()
         .filter(|chunk| chunk.stream == stream && chunk.end() > asked)
@@ -147,7 +197,7 @@ fn consecutive(chunks: &[Chunk], stream: Stream, asked: u64, limit: u64) -> (u64
     let start = of_stream
         .peek()
         .map_or(asked, |first| first.start.max(asked));
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
     let (mut pieces, mut length, mut gap) = (Vec::new(), 0, false);
     for chunk in of_stream {
         let next = start + length as u64;
@@ -204,7 +254,13 @@ mod tests {
     }
 
     fn cut(chunks: &[Chunk], asked: u64, end: Option<u64>) -> (u64, Vec<u8>, bool) {
-        let window = Window::cut(chunks, Stream::Stdout, asked, end, u64::MAX);
+        let wanted = Wanted {
+            from: asked,
+            limit: u64::MAX,
+            end,
+            fresh: true,
+        };
+        let window = Window::cut(chunks, Stream::Stdout, &wanted);
         (window.start, window.data, window.text)
     }
 
@@ -239,30 +295,49 @@ mod tests {
         );
     }
 
-    /// Reads on until the end as a client would; the number of windows is bounded.
-    fn read_all(stored: &[Chunk], end: u64, limit: usize) -> (Vec<(u64, Vec<u8>)>, usize) {
+    /// What the store has from an offset on, `limit` bytes at most.
+    fn read(stored: &[Chunk], offset: u64, limit: usize) -> Vec<Chunk> {
+        let mut left = limit;
+        let rest = stored.iter().filter(|chunk| chunk.end() > offset);
+        let taken = rest.map_while(|whole| {
+            let from = usize::try_from(offset.saturating_sub(whole.start)).expect("small");
+            let take = left.min(whole.data.len() - from);
+            left -= take;
+            (take > 0).then(|| chunk(whole.start + from as u64, &whole.data[from..from + take]))
+        });
+        taken.collect()
+    }
+
+    /// Reads so many windows at a time on until the end, as a client or a stream would; the number of windows is bounded.
+    fn read_all(
+        stored: &[Chunk],
+        end: u64,
+        limit: usize,
+        at_once: usize,
+    ) -> (Vec<(u64, Vec<u8>)>, usize) {
         let (mut offset, mut windows, mut base64) = (0, Vec::new(), 0);
         for _ in 0..10_000 {
             if offset >= end {
                 return (windows, base64);
             }
-            let mut left = limit;
-            let chunks: Vec<Chunk> = stored
-                .iter()
-                .filter(|chunk| chunk.end() > offset)
-                .map_while(|whole| {
-                    let from = usize::try_from(offset.saturating_sub(whole.start)).expect("small");
-                    let take = left.min(whole.data.len() - from);
-                    left -= take;
-                    (take > 0)
-                        .then(|| chunk(whole.start + from as u64, &whole.data[from..from + take]))
-                })
-                .collect();
-            let window = Window::cut(&chunks, Stream::Stdout, offset, Some(end));
-            assert!(!window.data.is_empty(), "stuck at {offset}");
-            offset = window.next();
-            base64 += usize::from(!window.text);
-            windows.push((window.start, window.data));
+            let chunks = read(stored, offset, limit * at_once);
+            let began = offset;
+            loop {
+                let wanted = Wanted {
+                    from: offset,
+                    limit: limit as u64,
+                    end: Some(end),
+                    fresh: offset == began,
+                };
+                let window = Window::cut(&chunks, Stream::Stdout, &wanted);
+                if window.data.is_empty() {
+                    break;
+                }
+                offset = window.next();
+                base64 += usize::from(!window.text);
+                windows.push((window.start, window.data));
+            }
+            assert!(offset > began, "stuck at {offset}");
         }
         panic!("no end");
     }
@@ -273,6 +348,7 @@ mod tests {
             pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..10),
             gap_at in 0usize..10,
             limit in 1usize..30,
+            at_once in 1usize..5,
         ) {
             let mut start = 0;
             let mut stored = Vec::new();
@@ -281,7 +357,7 @@ mod tests {
                 stored.push(chunk(start, piece));
                 start += piece.len() as u64;
             }
-            let (windows, _) = read_all(&stored, start, limit);
+            let (windows, _) = read_all(&stored, start, limit, at_once);
             let read: Vec<(u64, u8)> = windows.iter()
                 .flat_map(|(at, data)| data.iter().enumerate().map(move |(i, b)| (at + i as u64, *b)))
                 .collect();
@@ -292,7 +368,7 @@ mod tests {
         }
 
         #[test]
-        fn text_is_read_as_text(text in "[aäグ🦀\n]{1,80}", sizes in prop::collection::vec(1usize..7, 1..80), limit in 4usize..20) {
+        fn text_is_read_as_text(text in "[aäグ🦀\n]{1,80}", sizes in prop::collection::vec(1usize..7, 1..80), limit in 4usize..20, at_once in 1usize..5) {
             let (mut stored, mut at) = (Vec::new(), 0);
             for size in sizes.iter().cycle() {
                 if at >= text.len() { break; }
@@ -300,7 +376,7 @@ mod tests {
                 stored.push(chunk(at as u64, &text.as_bytes()[at..to]));
                 at = to;
             }
-            let (windows, base64) = read_all(&stored, text.len() as u64, limit);
+            let (windows, base64) = read_all(&stored, text.len() as u64, limit, at_once);
             prop_assert_eq!(base64, 0);
             let read: Vec<u8> = windows.into_iter().flat_map(|(_, data)| data).collect();
             prop_assert_eq!(read, text.into_bytes());

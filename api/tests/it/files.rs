@@ -2,10 +2,14 @@
 
 use reqwest::Method;
 use serde_json::json;
+use shared::staging::PART_BYTES;
 
 use crate::world::{Answer, World};
 
 const FILES: &str = "/v1/environments/e/files";
+/// Bytes that go in more than two parts.
+const SOME_PARTS: usize = 2 * PART_BYTES + (1 << 20);
+
 const CONTENT: &str = "/v1/environments/e/files/content";
 
 async fn put(world: &World, query: &str, body: Vec<u8>) -> Answer {
@@ -24,7 +28,7 @@ fn bytes(length: usize) -> Vec<u8> {
 async fn files_of_every_size_come_back_as_they_went() {
     let world = World::new().await;
     world.environment("e").await;
-    for size in [0, 1, 256 * 1024, 256 * 1024 + 1, 4 << 20, (9 << 20) + 7] {
+    for size in [0, 1, 256 * 1024, 256 * 1024 + 1, PART_BYTES, SOME_PARTS + 7] {
         let written = put(&world, "path=dir/file", bytes(size)).await.expect(200);
         assert!(!written.header("x-job-id").is_empty());
         assert_eq!(written.json()["size"], size);
@@ -86,7 +90,9 @@ async fn a_body_that_breaks_off_writes_nothing() {
 async fn a_download_that_fails_midway_is_never_whole() {
     let world = World::new().await;
     world.environment("e").await;
-    put(&world, "path=breaks", bytes(9 << 20)).await.expect(200);
+    put(&world, "path=breaks", bytes(SOME_PARTS))
+        .await
+        .expect(200);
     let request = world.request(Method::GET, &format!("{CONTENT}?path=breaks"));
     let response = request.send().await.expect("a head, or an error");
     if response.status() == 200 {
@@ -100,7 +106,7 @@ async fn a_download_that_fails_midway_is_never_whole() {
 async fn what_a_download_staged_goes() {
     let world = World::new().await;
     world.environment("e").await;
-    put(&world, "path=big", bytes(9 << 20)).await.expect(200);
+    put(&world, "path=big", bytes(SOME_PARTS)).await.expect(200);
     let read = world.get(&format!("{CONTENT}?path=big")).await.expect(200);
     let mine = format!("default/{}/", read.header("x-job-id"));
     // It goes after the answer, so it may still be there for a moment.
@@ -236,7 +242,7 @@ async fn a_list_that_takes_long_is_a_job() {
 async fn ranges_and_tags_say_what_of_a_file_is_wanted() {
     let world = World::new().await;
     world.environment("e").await;
-    let all = bytes((9 << 20) + 7);
+    let all = bytes(SOME_PARTS + 7);
     put(&world, "path=big", all.clone()).await.expect(200);
     let get = async |headers: &[(&str, &str)]| {
         let request = world.request(Method::GET, &format!("{CONTENT}?path=big"));
@@ -370,7 +376,7 @@ async fn archives_of_every_size_come_back_as_they_went() {
     let world = World::new().await;
     world.environment("e").await;
     let archive = format!("{FILES}/archive");
-    for size in [0, 10, 300_000, 9 << 20] {
+    for size in [0, 10, 300_000, SOME_PARTS] {
         put(&world, "path=dir/file", bytes(size)).await.expect(200);
         let packed = world.get(&format!("{archive}?path=dir")).await.expect(200);
         assert_eq!(packed.header("content-type"), "application/x-tar");
@@ -389,7 +395,7 @@ async fn archives_of_every_size_come_back_as_they_went() {
             .expect(200);
         assert!(read.body == bytes(size), "{size}");
     }
-    put(&world, "path=breaks/file", bytes(9 << 20))
+    put(&world, "path=breaks/file", bytes(SOME_PARTS))
         .await
         .expect(200);
     let request = world.request(Method::GET, &format!("{archive}?path=breaks"));

@@ -24,19 +24,19 @@ async fn events(
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     assert_eq!(response.headers()["cache-control"], "no-store");
-    let (mut bytes, mut text, mut found) = (response.bytes_stream(), String::new(), Vec::new());
+    let (mut bytes, mut unread, mut found) = (response.bytes_stream(), Vec::new(), Vec::new());
     while let Some(piece) = bytes.next().await {
-        text += std::str::from_utf8(&piece.expect("no break")).expect("text");
-        while let Some((block, rest)) = text.split_once("\n\n") {
-            let event = parse(block);
-            text = rest.to_owned();
-            found.extend(event);
+        // What comes at once may end within a character.
+        unread.extend_from_slice(&piece.expect("no break"));
+        while let Some(end) = unread.windows(2).position(|two| two == b"\n\n") {
+            let block = String::from_utf8(unread.drain(..end + 2).collect()).expect("text");
+            found.extend(parse(block.trim_end()));
             if found.last().is_some_and(&enough) {
                 return found;
             }
         }
     }
-    assert_eq!(text, "", "an event that is not whole");
+    assert_eq!(unread, b"", "an event that is not whole");
     found
 }
 

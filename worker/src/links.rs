@@ -46,8 +46,9 @@ const IDLE_TIME: Duration = Duration::from_mins(5);
 /// Large transfers of one environment at a time.
 const BULK_STREAMS: usize = 16;
 
-/// Bytes on the way on one stream: what hides a round trip of some milliseconds.
-const STREAM_WINDOW: u32 = 1 << 20;
+/// Bytes on the way on one stream to here: what hides the round trip to a pod whose stream is full, some tens of
+/// milliseconds. The runner's own window is narrower, since what waits there is the environment's memory.
+const STREAM_WINDOW: u32 = 4 << 20;
 
 /// Bytes on the way on all streams of a connection: never the limit. Each stream has its own, and how many there are is
 /// limited elsewhere.

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use shared::ids::JobRef;
 use shared::job::Job;
 use shared::output::{Chunk, Offsets, Stream};
+use shared::ports::StoreError;
 
 use crate::answer;
 use crate::extract::{Call, JobPath, Params};
@@ -18,6 +19,9 @@ const DEFAULT_LIMIT: u64 = 1 << 20;
 
 /// Bytes of each stream that a window holds at most.
 const MAX_LIMIT: u64 = 4 << 20;
+
+/// Bytes of each stream that are read of the store in one step.
+const STEP_BYTES: u64 = 1 << 20;
 
 /// Offsets at most, so that every stored number holds them.
 pub(super) const MAX_OFFSET: u64 = i64::MAX as u64;
@@ -163,13 +167,42 @@ impl Service {
         } else {
             None
         };
-        let chunks = store.output(at, from, limit).await?;
+        let chunks = self.chunks(at, from, limit).await?;
         Ok(Read {
             job,
             from,
             chunks,
             end,
         })
+    }
+
+    /// At most `limit` bytes of each stream, read a step at a time: what a reader of the store has held at once it keeps.
+    async fn chunks(
+        &self,
+        at: &JobRef,
+        from: Offsets,
+        limit: u64,
+    ) -> Result<Vec<Chunk>, StoreError> {
+        let (mut chunks, mut from, mut left) = (Vec::new(), from, limit);
+        while left > 0 {
+            let step = left.min(STEP_BYTES);
+            let more = self.deps.store.output(at, from, step).await?;
+            for chunk in &more {
+                *from.of_mut(chunk.stream) = chunk.end();
+            }
+            // The longer of the streams fills a step, or nothing follows.
+            let read = |stream: Stream| {
+                let of_stream = more.iter().filter(|chunk| chunk.stream == stream);
+                of_stream.map(|chunk| chunk.data.len() as u64).sum::<u64>()
+            };
+            let longer = read(Stream::Stdout).max(read(Stream::Stderr));
+            chunks.extend(more);
+            if longer < step {
+                break;
+            }
+            left -= step;
+        }
+        Ok(chunks)
     }
 
     /// One window, and the job a moment before it.
@@ -190,7 +223,7 @@ impl Service {
         match before.filter(|read| read.end.is_some()) {
             Some(read) => Ok(Read {
                 from,
-                chunks: self.deps.store.output(at, from, limit).await?,
+                chunks: self.chunks(at, from, limit).await?,
                 ..read
             }),
             None => self.read(at, from, limit).await,

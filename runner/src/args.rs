@@ -41,10 +41,10 @@ pub(crate) struct Settings {
     pub(crate) listen: Listen,
     /// The volume: HOME and working directory of commands, base of relative paths.
     pub(crate) volume: PathBuf,
-    /// User id of commands and file operations.
-    pub(crate) uid: u32,
-    /// Group id of commands and file operations.
-    pub(crate) gid: u32,
+    /// User id of commands and file operations; that of PID 1 where none is named.
+    pub(crate) uid: Option<u32>,
+    /// Group id of commands and file operations; that of PID 1 where none is named.
+    pub(crate) gid: Option<u32>,
     /// `NAME=value` each: the image's variables, defaults of every command.
     pub(crate) image_env: Vec<OsString>,
     /// The cgroups that the runtime made.
@@ -151,8 +151,8 @@ fn parse_init(mut arguments: impl Iterator<Item = OsString>) -> Result<Settings,
         state: state.ok_or(ArgsError::Missing("--state"))?,
         listen: listen.ok_or(ArgsError::Missing("--listen or --listen-fd"))?,
         volume: volume.ok_or(ArgsError::Missing("--volume"))?,
-        uid: uid.ok_or(ArgsError::Missing("--uid"))?,
-        gid: gid.ok_or(ArgsError::Missing("--gid"))?,
+        uid,
+        gid,
         image_env,
         cgroups,
         processes,
@@ -201,8 +201,8 @@ mod tests {
             state: "/s".into(),
             listen: Listen::Fd(3),
             volume: "/app".into(),
-            uid: 1000,
-            gid: 100,
+            uid: Some(1000),
+            gid: Some(100),
             image_env: vec!["A=b=c".into(), "D=".into()],
             cgroups: CgroupFds {
                 trees: Some(4),

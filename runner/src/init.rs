@@ -64,9 +64,11 @@ pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
             .create(&settings.state),
     )?;
     let can_switch = can_switch_users();
+    let own = own_ids();
+    let (uid, gid) = (settings.uid.unwrap_or(own.0), settings.gid.unwrap_or(own.1));
     let launcher = Launcher {
-        uid: settings.uid,
-        gid: settings.gid,
+        uid,
+        gid,
         can_switch,
         volume: settings.volume.clone(),
         image_env: settings.image_env.clone(),
@@ -79,11 +81,8 @@ pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
         "state folder",
         Jobs::open(&settings.state, incarnation, launcher, max_fds),
     )?);
-    let identity = match can_switch && (settings.uid, settings.gid) != own_ids() {
-        true => Identity::User {
-            uid: settings.uid,
-            gid: settings.gid,
-        },
+    let identity = match can_switch && (uid, gid) != own {
+        true => Identity::User { uid, gid },
         false => Identity::Own,
     };
     let pool = step("file threads", IdentityPool::start(identity))?;

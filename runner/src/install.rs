@@ -13,8 +13,11 @@ const NAME: &str = "em-runner";
 /// debuggers from its first instruction on.
 const MODE: u32 = 0o111;
 
-/// Of a folder that is made for commands.
-const HOME_MODE: u32 = 0o750;
+/// Of a folder that is made for commands, whose user is the one who makes it.
+const OWN_HOME_MODE: u32 = 0o750;
+
+/// Of one that root makes for a user he does not know: all users of the environment are in its group.
+const GROUP_HOME_MODE: u32 = 0o2770;
 
 /// Copies the program to `folder`, all at once: a reader finds the old one, if there was one, or the whole new one.
 ///
@@ -40,7 +43,13 @@ fn told(path: &Path, error: &io::Error) -> io::Error {
 
 fn make(home: &Path) -> io::Result<()> {
     match std::fs::create_dir(home) {
-        Ok(()) => std::fs::set_permissions(home, Permissions::from_mode(HOME_MODE)),
+        Ok(()) => {
+            let mode = match nix::unistd::geteuid().is_root() {
+                true => GROUP_HOME_MODE,
+                false => OWN_HOME_MODE,
+            };
+            std::fs::set_permissions(home, Permissions::from_mode(mode))
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }

@@ -35,6 +35,9 @@ use folder::Folder;
 /// A small image with a shell and the usual tools (busybox).
 pub const SMALL_IMAGE: &str = "environment-manager.test/small:1";
 
+/// The same, whose user is number 33.
+pub const OTHER_USER_IMAGE: &str = "environment-manager.test/other-user:1";
+
 /// A Debian with Python and pip.
 pub const DEBIAN_IMAGE: &str = "environment-manager.test/debian:12";
 

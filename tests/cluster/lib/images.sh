@@ -2,11 +2,13 @@
 # shellcheck shell=bash
 
 small_image=environment-manager.test/small:1
+other_user_image=environment-manager.test/other-user:1
 debian_image=environment-manager.test/debian:12
 pause_image=environment-manager.test/pause:1
 runner_image="environment-manager:$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1)"
 
-# archive NAME LAYER FILE COMMAND...: an image of one layer, as a docker archive.
+# archive NAME LAYER FILE COMMAND...: an image of one layer, as a docker archive; its user is image_user, root where that
+# is not set.
 archive() {
   local name=$1 layer=$2 file=$3 digest command work
   shift 3
@@ -15,7 +17,7 @@ archive() {
   command=$(printf '"%s",' "$@")
   cat >"$work/config.json" <<END
 {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ["sha256:$digest"]}, "history": [{}],
- "config": {"Cmd": [${command%,}], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}}
+ "config": {"User": "${image_user:-}", "Cmd": [${command%,}], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}}
 END
   echo "[{\"Config\": \"config.json\", \"RepoTags\": [\"$name\"], \"Layers\": [\"layer.tar\"]}]" >"$work/manifest.json"
   ln -s "$layer" "$work/layer.tar"
@@ -66,7 +68,7 @@ debian_archive() {
   echo "$file"
 }
 
-# What every pod needs, and the small image.
+# What every pod needs, the small image, and the same with a user of its own.
 load_small() {
   local work
   work=$(mktemp -d)
@@ -74,8 +76,10 @@ load_small() {
   layer "$work/root" "$work/layer.tar"
   archive "$pause_image" "$work/layer.tar" "$work/pause.tar" /bin/sleep 2147483647
   archive "$small_image" "$work/layer.tar" "$work/small.tar" /bin/sh
+  image_user=33 archive "$other_user_image" "$work/layer.tar" "$work/other-user.tar" /bin/sh
   load "$work/pause.tar"
   load "$work/small.tar"
+  load "$work/other-user.tar"
   rm -rf "$work"
 }
 

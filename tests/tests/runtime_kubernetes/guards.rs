@@ -7,8 +7,8 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams};
 use shared::config::PodSecurity;
 use shared::ids::InstanceId;
-use tests::cluster::Cluster;
-use tests::conformance::runtime::Given;
+use tests::cluster::{Cluster, OTHER_USER_IMAGE, SMALL_IMAGE};
+use tests::conformance::runtime::{Bed, Given};
 use tests::site::SetForward;
 use worker::runtime::kubernetes::KubernetesSettings;
 
@@ -46,29 +46,35 @@ async fn policies_that_others_removed_are_made_again_before_a_later_pod() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_whose_user_is_root_has_him_under_baseline_alone() {
+async fn under_baseline_commands_are_the_user_of_their_image_who_may_be_root() {
     let cluster = Cluster::shared().await;
     let bench = Bench::under(&cluster, "baseline").await;
-    let settings = KubernetesSettings {
-        security: PodSecurity::Baseline,
-        ..bench.settings()
-    };
-    let given = Given::new(bench.bed_with(bench.open_with(settings).await).await);
-    let lodging = given.environment().await;
-    // Root, of no capability, and at home in the volume.
-    let look = "id -u; grep -h CapEff /proc/self/status | tr -d '\\t'; echo $HOME; echo kept > file; cat file";
-    assert_eq!(
-        lodging.run(look).await.text(),
-        "0\nCapEff:0000000000000000\n/app\nkept"
-    );
-    lodging.stop().await;
-    lodging.start().await;
-    assert_eq!(lodging.run("cat file").await.text(), "kept");
+    for (image, user) in [(SMALL_IMAGE, 0), (OTHER_USER_IMAGE, 33)] {
+        let settings = KubernetesSettings {
+            security: PodSecurity::Baseline,
+            ..bench.settings()
+        };
+        let bed = bench.bed_with(bench.open_with(settings).await).await;
+        let given = Given::new(Bed {
+            image: image.to_owned(),
+            ..bed
+        });
+        let lodging = given.environment().await;
+        // Of no capability, and at home in the volume.
+        let look = "id -u; grep -h CapEff /proc/self/status | tr -d '\\t'; echo $HOME; echo kept > file; cat file";
+        assert_eq!(
+            lodging.run(look).await.text(),
+            format!("{user}\nCapEff:0000000000000000\n/app\nkept")
+        );
+        lodging.stop().await;
+        lodging.start().await;
+        assert_eq!(lodging.run("cat file").await.text(), "kept");
+        given.clear().await;
+    }
 
     let restricted = Given::new(bench.bed().await);
     let lodging = restricted.environment().await;
     assert_eq!(lodging.run("id -u").await.text(), "1000");
-    given.clear().await;
     restricted.clear().await;
     bench.assert_nothing_left().await;
 }

@@ -164,22 +164,29 @@ fn installer(spec: &EnvironmentSpec, settings: &KubernetesSettings) -> Container
             mount("volume", VOLUME, false),
         ]),
         resources: Some(resources(&spec.resources)),
-        security_context: Some(security(settings.security)),
+        security_context: Some(match settings.security {
+            PodSecurity::Restricted => confined(Some(USER)),
+            // The user of the other image is not known, and he of this one may be anybody.
+            PodSecurity::Baseline => confined(Some(0)),
+        }),
         ..Container::default()
     }
 }
 
 fn environment(spec: &EnvironmentSpec, settings: &KubernetesSettings) -> Container {
-    let user = user(settings.security).to_string();
     let records = format!("{STATE_FOLDER}/runner");
+    let init = [
+        PROGRAM, "init", "--state", &records, "--listen", SOCKET, "--volume", HOME,
+    ];
+    let user = match settings.security {
+        PodSecurity::Restricted => Some(USER),
+        PodSecurity::Baseline => None,
+    };
     Container {
         name: names::CONTAINER.to_owned(),
         image: Some(spec.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
-        command: Some(words(&[
-            PROGRAM, "init", "--state", &records, "--listen", SOCKET, "--volume", HOME, "--uid",
-            &user, "--gid", &user,
-        ])),
+        command: Some(words(&init)),
         working_dir: Some("/".to_owned()),
         volume_mounts: Some(vec![
             mount("runner", PROGRAM_FOLDER, true),
@@ -190,7 +197,7 @@ fn environment(spec: &EnvironmentSpec, settings: &KubernetesSettings) -> Contain
             },
         ]),
         resources: Some(resources(&spec.resources)),
-        security_context: Some(security(settings.security)),
+        security_context: Some(confined(user)),
         // The last words of a runner that could not start are in the pod's status then.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
@@ -219,24 +226,18 @@ fn resources(resources: &Resources) -> ResourceRequirements {
     }
 }
 
-fn security(security: PodSecurity) -> SecurityContext {
+/// Without any privilege, as this user; as the image's own, who may be root, where none is named.
+fn confined(user: Option<i64>) -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
         capabilities: Some(Capabilities {
             drop: Some(words(&["ALL"])),
             ..Capabilities::default()
         }),
-        run_as_non_root: Some(security == PodSecurity::Restricted),
-        run_as_user: Some(user(security)),
-        run_as_group: Some(user(security)),
+        run_as_non_root: user.map(|user| user != 0),
+        run_as_user: user,
+        run_as_group: user,
         ..SecurityContext::default()
-    }
-}
-
-fn user(security: PodSecurity) -> i64 {
-    match security {
-        PodSecurity::Restricted => USER,
-        PodSecurity::Baseline => 0,
     }
 }
 

@@ -146,7 +146,12 @@ impl Cluster {
             let same = if seen == Look::Soon {
                 tokio::select! {
                     same = unchanged => same,
-                    () = self.heard_early(made.name) => return Ok(()),
+                    () = self.heard_early(made.name) => {
+                        if let Some(uid) = made.uid {
+                            self.watched.known().answers(uid);
+                        }
+                        return Ok(());
+                    }
                 }
             } else {
                 unchanged.await

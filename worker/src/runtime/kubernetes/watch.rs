@@ -9,7 +9,7 @@
 //! It may lag behind, so it is never proof that something is gone: who ends a job because of it asks the API server
 //! itself. An idle environment costs nothing here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,6 +52,8 @@ pub(super) struct Known {
     words: Words,
     /// When each pod, by its own uid, was first seen here.
     since: HashMap<String, Instant>,
+    /// Pods, by their own uid, whose runner answered here, maybe before their node told that it runs.
+    answered: HashSet<String>,
     /// Why the last pod of a life went, if it was not this process that ended it.
     ends: HashMap<EnvironmentUid, Reason>,
     /// Pods, by their own uid, that this process ends.
@@ -132,6 +134,7 @@ impl Known {
             claims: Shelf::new(),
             words: Words::default(),
             since: HashMap::new(),
+            answered: HashSet::new(),
             ends: HashMap::new(),
             ended_here: HashMap::new(),
         }
@@ -193,7 +196,25 @@ impl Known {
             of_pod: said_of(pod.metadata.uid.as_ref()),
             of_claim: claim.and_then(|claim| said_of(claim.metadata.uid.as_ref())),
         };
-        state::of(pod, &beside)
+        match state::of(pod, &beside) {
+            State::Starting(None) if state::may_run(pod) && self.has_answered(pod) => {
+                State::Running { restarts: 0 }
+            }
+            told => told,
+        }
+    }
+
+    fn has_answered(&self, pod: &Pod) -> bool {
+        let uid = pod.metadata.uid.as_ref();
+        uid.is_some_and(|uid| self.answered.contains(uid))
+    }
+
+    /// Notes that the runner in a pod answered.
+    pub(super) fn answers(&mut self, pod_uid: &str) {
+        // One that went meanwhile would be kept for ever.
+        if self.since.contains_key(pod_uid) {
+            self.answered.insert(pod_uid.to_owned());
+        }
     }
 
     /// Since when a pod is known.
@@ -251,6 +272,7 @@ impl Known {
     fn pod_went(&mut self, pod: &Pod, owner: Option<EnvironmentUid>) {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         self.since.remove(uid);
+        self.answered.remove(uid);
         let ended_here = self.ended_here.remove(uid).is_some();
         if let (Some(owner), false) = (owner, ended_here) {
             self.ends.insert(owner, went(pod));
@@ -453,5 +475,36 @@ mod tests {
         assert!(!known.ended_here.is_empty());
         known.claim_went(&uid);
         assert!(known.ended_here.is_empty() && known.end(&uid).is_none());
+    }
+
+    #[test]
+    fn a_runner_that_answered_runs_though_its_node_has_not_told_it_yet() {
+        let ended = json!([{ "name": "install", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+            "state": { "terminated": { "exitCode": 0 } } }]);
+        let status = |state: serde_json::Value| {
+            json!({ "phase": "Pending", "initContainerStatuses": ended, "containerStatuses": [{
+                "name": names::CONTAINER, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state }] })
+        };
+        let pod = |state: serde_json::Value| -> Pod {
+            let metadata = json!({ "name": "em-a-1", "uid": "u" });
+            serde_json::from_value(json!({ "metadata": metadata, "status": status(state) }))
+                .unwrap()
+        };
+        let untold = pod(json!({ "waiting": { "reason": "PodInitializing" } }));
+        let mut known = Known::new();
+        known.answers("u");
+        assert_eq!(
+            known.state(&untold),
+            State::Starting(None),
+            "not of this pod"
+        );
+        known.pod_came(&untold, Instant::now());
+        known.answers("u");
+        assert_eq!(known.state(&untold), State::Running { restarts: 0 });
+        // Whatever its node tells counts.
+        let ended = pod(json!({ "terminated": { "exitCode": 1 } }));
+        assert!(matches!(known.state(&ended), State::Starting(Some(_))));
+        known.pod_went(&untold, None);
+        assert_eq!(known.state(&untold), State::Starting(None));
     }
 }

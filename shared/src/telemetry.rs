@@ -1,13 +1,21 @@
 //! What the process tells of itself: one log, on standard error, as text for people or JSON for programs.
 //!
 //! Standard output stays free for what a command answers. No secret reaches a log: values that must not be printed are
-//! [`crate::secret::Secret`]s, which do not print themselves.
+//! [`crate::secret::Secret`]s, which do not print themselves; and what a library would tell of the bytes that it carries is
+//! left out at every level.
 
 use std::io::IsTerminal;
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{LogFormat, TelemetrySettings};
+
+/// The library of the streams to environments in pods. It traces every frame with what is in it.
+const TELLS_ALL: &str = "tungstenite";
 
 /// Why logging cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -40,14 +48,21 @@ pub fn begin(settings: &TelemetrySettings) -> Result<(), TelemetryError> {
         LogFormat::Auto => terminal,
     };
     let begun = if text {
-        log.try_init()
+        log.finish().with(filter_fn(is_told)).try_init()
     } else {
         log.json()
             .flatten_event(true)
             .with_span_list(false)
+            .finish()
+            .with(filter_fn(is_told))
             .try_init()
     };
     begun.map_err(|_| TelemetryError::Begun)
+}
+
+/// Whether an event is told where the settings have it told.
+fn is_told(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() < Level::TRACE || !metadata.target().starts_with(TELLS_ALL)
 }
 
 /// Reads a level, or a filter per module.

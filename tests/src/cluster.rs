@@ -17,6 +17,7 @@ use std::sync::Arc;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
+mod account;
 mod first;
 mod folder;
 mod namespace;
@@ -24,7 +25,8 @@ mod picture;
 mod route;
 mod service;
 
-pub use first::kill_first_process;
+pub use account::Account;
+pub use first::{connections, first_process, kill_first_process};
 pub use folder::{Part, Trouble};
 pub use namespace::Namespace;
 pub use route::Route;
@@ -40,6 +42,9 @@ pub const OTHER_USER_IMAGE: &str = "environment-manager.test/other-user:1";
 
 /// A Debian with Python and pip.
 pub const DEBIAN_IMAGE: &str = "environment-manager.test/debian:12";
+
+/// An image of one program, `/cat`, and nothing else.
+pub const BARE_IMAGE: &str = "environment-manager.test/bare:1";
 
 /// A reference whose registry refuses at once.
 pub const NO_IMAGE: &str = "127.0.0.1:1/none:1";

@@ -22,6 +22,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::cluster::{Namespace, first_process};
+
 mod begun;
 mod client;
 mod events;
@@ -185,6 +187,34 @@ impl Program {
         match self.ground.namespace() {
             Some(namespace) => namespace.objects().await,
             None => self.folder.traces(),
+        }
+    }
+
+    /// The namespace of its environments, where they are pods.
+    pub fn namespace(&self) -> Option<&Namespace> {
+        self.ground.namespace()
+    }
+
+    /// Where on this machine the volumes of its environments lie.
+    pub async fn volumes(&self) -> Vec<PathBuf> {
+        match self.ground.namespace() {
+            Some(namespace) => namespace.volumes().await,
+            None => self.folder.volumes(),
+        }
+    }
+
+    /// The volume of its only environment.
+    pub async fn volume(&self) -> PathBuf {
+        let mut volumes = self.volumes().await;
+        assert_eq!(volumes.len(), 1, "not one environment: {volumes:?}");
+        volumes.remove(0)
+    }
+
+    /// This machine's pid of PID 1 of its only environment.
+    pub async fn first_process(&self) -> Pid {
+        match self.ground.namespace() {
+            Some(namespace) => first_process(&namespace.pod().await),
+            None => self.folder.first_process(),
         }
     }
 

@@ -1,25 +1,29 @@
 //! A worker in this process, on a folder, a store and a runtime of its own, under a clock that is set forward: for what a
 //! worker does only after minutes or days, or only when a port of it fails.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use shared::clock::{Clock, SystemClock};
-use shared::config::Settings;
+use shared::config::{RuntimeSettings, Settings};
 use shared::directory_blobs::DirectoryBlobs;
 use shared::embedded_queue::EmbeddedQueue;
 use shared::environment::Phase;
-use shared::ids::{EnvironmentRef, JobRef};
+use shared::ids::{EnvironmentRef, InstanceId, JobRef};
 use shared::job::{Job, JobInput};
 use shared::ports::{Blobs, Queue, Runtime, Store, Submitted};
 use shared::sqlite::SqliteStore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use worker::WorkerDeps;
+use worker::runtime::kubernetes::access::{self, AccessSettings};
+use worker::runtime::kubernetes::{KubernetesRuntime, KubernetesSettings};
 use worker::runtime::oci::{OciRuntime, OciSettings};
 
+use crate::cluster::{Namespace, SMALL_IMAGE};
 use crate::conformance::store::given::{Given, environment};
 use crate::program::{DataFolder, wait_until};
 
@@ -56,8 +60,8 @@ impl Clock for SetForward {
     }
 }
 
-/// A worker in this process, on a folder of its own.
-pub struct Site {
+/// A worker in this process, on a folder and a runtime of its own.
+pub struct Site<R = OciRuntime> {
     /// Its data.
     pub folder: DataFolder,
     /// Its time.
@@ -67,7 +71,9 @@ pub struct Site {
     /// Its large bytes.
     pub blobs: Arc<dyn Blobs>,
     /// Its environments.
-    pub runtime: Arc<OciRuntime>,
+    pub runtime: Arc<R>,
+    /// What its environments are made of.
+    image: String,
     /// Its hints.
     pub queue: Arc<dyn Queue>,
     soft: CancellationToken,
@@ -75,17 +81,47 @@ pub struct Site {
 }
 
 impl Site {
-    /// A new one, on which nobody works yet.
+    /// A new one on this machine, on which nobody works yet.
     pub async fn new() -> Self {
+        let opened = async |folder: &DataFolder, instance, clock| {
+            let settings = OciSettings::new(folder.environments());
+            OciRuntime::open(&settings, instance, clock).expect("opens")
+        };
+        Self::with("host", opened).await
+    }
+}
+
+impl Site<KubernetesRuntime> {
+    /// A new one with its environments in a namespace, on which nobody works yet.
+    pub async fn in_namespace(namespace: &Namespace, kubeconfig: &Path) -> Self {
+        let opened = async |_: &DataFolder, instance, clock| {
+            let access = AccessSettings {
+                kubeconfig: Some(kubeconfig.to_owned()),
+                ..AccessSettings::default()
+            };
+            let access = access::connect(&access).await.expect("a client");
+            let settings = KubernetesSettings {
+                namespace: namespace.name().to_owned(),
+                ..KubernetesSettings::new(&RuntimeSettings::default())
+            };
+            KubernetesRuntime::open(access, settings, instance, clock)
+        };
+        Self::with(SMALL_IMAGE, opened).await
+    }
+}
+
+impl<R: Runtime> Site<R> {
+    async fn with(
+        image: &str,
+        opened: impl AsyncFnOnce(&DataFolder, InstanceId, Arc<dyn Clock>) -> R,
+    ) -> Self {
         let folder = DataFolder::new();
         std::fs::create_dir_all(folder.path()).expect("made");
         let clock = Arc::new(SetForward::default());
         let store = SqliteStore::open(&folder.path().join("db"), &SystemClock).expect("opens");
         let store: Arc<dyn Store> = Arc::new(store);
         let instance = store.instance().await.expect("an id");
-        let settings = OciSettings::new(folder.environments());
-        let runtime =
-            OciRuntime::open(&settings, instance, Arc::clone(&clock) as _).expect("opens");
+        let runtime = opened(&folder, instance, Arc::clone(&clock) as _).await;
         let blobs = DirectoryBlobs::open(&folder.path().join("blobs")).expect("opens");
         Self {
             folder,
@@ -94,6 +130,7 @@ impl Site {
             given: Given::at_present(store),
             blobs: Arc::new(blobs),
             runtime: Arc::new(runtime),
+            image: image.to_owned(),
             soft: CancellationToken::new(),
             working: None,
         }
@@ -128,6 +165,7 @@ impl Site {
         if let Some(spec) = &mut create.request.spec {
             // No time that is set forward ends it.
             spec.idle_timeout_seconds = None;
+            spec.image.clone_from(&self.image);
         }
         let submitted = self.store().submit(create, self.given.now()).await;
         self.publish(&submitted.expect("accepted")).await;

@@ -68,7 +68,7 @@ async fn a_command_that_is_given_up_is_ended_before() {
 #[tokio::test]
 async fn the_environment_of_one_that_cannot_be_ended_is_killed() {
     let mut exhausted = Exhausted::new().await;
-    let first = exhausted.program.folder().first_process();
+    let first = exhausted.program.first_process().await;
     kill(first, Signal::SIGSTOP).expect("stopped");
     let client = exhausted.given_up().await;
     let found = client.get("/v1/environments/env").await.expect(200).json();

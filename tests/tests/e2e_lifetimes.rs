@@ -77,7 +77,7 @@ async fn a_lifetime_ends_with_everything_in_the_environment() {
     let ended = client.ended(&job).await;
     assert_eq!(ended["state"], "cancelled", "{ended}");
     assert_eq!(ended["error"]["code"], "environment_deleted");
-    assert_eq!(program.folder().lives().len(), 1, "its volume went with it");
+    assert_eq!(program.volumes().await.len(), 1, "its volume went with it");
     assert_eq!(phase(&client, "other").await, "running");
 }
 

@@ -49,7 +49,7 @@ impl Standstill {
         until_running(&client, &job).await;
         until_printed(&client, &bystander, 5).await;
         program.kill9();
-        let first = program.folder().first_process();
+        let first = program.first_process().await;
         kill(first, Signal::SIGSTOP).expect("stopped");
         program.restart().await;
         Self {
@@ -121,14 +121,14 @@ async fn a_streamed_upload_that_is_cancelled_writes_nothing() {
         let client = client.clone();
         async move { client.put_file("env", "large", content).await }
     });
-    let volume = program.folder().volume();
+    let volume = program.volume().await;
     let written = || -> u64 {
         let files = files_below(&volume);
         let sizes = files.iter().filter_map(|file| file.metadata().ok());
         sizes.map(|found| found.len()).sum()
     };
     wait_until("a part of it is written", async || written() > 0).await;
-    let first = program.folder().first_process();
+    let first = program.first_process().await;
     kill(first, Signal::SIGSTOP).expect("stopped");
     let jobs = client.get("/v1/jobs?kind=upload").await.expect(200).json();
     let job = id_of(&jobs["jobs"][0]).to_owned();

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use reqwest::Method;
 use serde_json::json;
@@ -14,6 +15,18 @@ fn secret(what: &str) -> String {
         rand::random::<u64>(),
         rand::random::<u64>()
     )
+}
+
+/// All that is written down of the only environment where it is held, and what its PID 1 has logged.
+async fn descriptions(program: &Program) -> String {
+    if let Some(namespace) = program.namespace() {
+        return namespace.told().await;
+    }
+    let life = program.folder().lives().remove(0);
+    let home = program.folder().environments().join(life);
+    ["runner.log", "bundle/config.json", "environment.json"]
+        .map(|name| fs::read_to_string(home.join(name)).expect("it is there"))
+        .concat()
 }
 
 #[tokio::test]
@@ -136,12 +149,7 @@ async fn no_secret_is_in_any_log_error_view_or_file_for_others() {
         log.contains("\"level\":\"DEBUG\"") || log.contains("\"level\":\"TRACE\""),
         "the log tells all it can"
     );
-    let home = program.folder().lives().into_iter();
-    let home = home.map(|life| program.folder().environments().join(life));
-    let home = home.last().expect("a life");
-    let descriptions: String = ["runner.log", "bundle/config.json", "environment.json"]
-        .map(|name| fs::read_to_string(home.join(name)).expect("it is there"))
-        .concat();
+    let descriptions = descriptions(&program).await;
     assert!(
         descriptions.contains("em-runner") && descriptions.contains("\"env\""),
         "the descriptions tell something: {descriptions}"
@@ -162,6 +170,28 @@ async fn no_secret_is_in_any_log_error_view_or_file_for_others() {
             );
             assert!(!format!("{:?}", answer.headers).contains(secret.as_str()));
         }
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    path.symlink_metadata().expect("there").permissions().mode() & 0o777
+}
+
+/// Asserts it of what a life is made of on this machine: its image and its volume are its own to read, the folders around
+/// them are not.
+fn assert_nothing_of_a_life_is_for_others(home: &Path) {
+    let state = home.join("runner");
+    for folder in [home, &state, &home.join("bundle")] {
+        assert_eq!(mode(folder), 0o700, "{}", folder.display());
+    }
+    let kept = files_below(&state);
+    assert!(
+        kept.iter()
+            .any(|path| path.extension().is_some_and(|kind| kind == "out")),
+        "no output of a command is among {kept:?}"
+    );
+    for file in kept.iter().chain([&home.join("environment.json")]) {
+        assert_eq!(mode(file), 0o600, "{}", file.display());
     }
 }
 
@@ -193,29 +223,13 @@ async fn no_file_of_the_data_folder_is_for_others() {
     .await;
 
     let root = program.folder().path().to_owned();
-    let mode = |path: &std::path::Path| {
-        path.symlink_metadata().expect("there").permissions().mode() & 0o777
-    };
     assert_eq!(mode(&root), 0o700, "nobody else enters the folder at all");
-    // What environments are made of is theirs to read; the folders around it are not.
-    let home = root.join("environments").join(&program.folder().lives()[0]);
-    let state = home.join("runner");
-    for folder in [
-        &root.join("environments"),
-        &home,
-        &state,
-        &home.join("bundle"),
-    ] {
-        assert_eq!(mode(folder), 0o700, "{}", folder.display());
-    }
-    let kept = files_below(&state);
-    assert!(
-        kept.iter()
-            .any(|path| path.extension().is_some_and(|kind| kind == "out")),
-        "no output of a command is among {kept:?}"
-    );
-    for file in kept.iter().chain([&home.join("environment.json")]) {
-        assert_eq!(mode(file), 0o600, "{}", file.display());
+    // On a cluster they lie on the nodes.
+    if !program.is_on_cluster() {
+        let environments = root.join("environments");
+        assert_eq!(mode(&environments), 0o700, "{}", environments.display());
+        let life = &program.folder().lives()[0];
+        assert_nothing_of_a_life_is_for_others(&environments.join(life));
     }
     let for_environments = ["images", "bin", "environments"].map(|name| root.join(name));
     let own: Vec<_> = files_below(&root)

@@ -105,8 +105,29 @@ fn peak(pid: nix::unistd::Pid) -> u64 {
     kib.expect("a number of KiB") * 1024
 }
 
-/// Drafts below the environments' folders: files and folders on their way to a name.
-fn drafts(program: &Program) -> Vec<PathBuf> {
+/// The service, and the volume of its only environment.
+struct Place {
+    program: Program,
+    volume: PathBuf,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let program = Program::start().await;
+        program.client().create("env").await;
+        Self {
+            volume: program.volume().await,
+            program,
+        }
+    }
+
+    fn client(&self) -> Client {
+        self.program.client()
+    }
+}
+
+/// Files and folders of the environment on their way to a name.
+fn drafts(place: &Place) -> Vec<PathBuf> {
     fn below(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -118,23 +139,23 @@ fn drafts(program: &Program) -> Vec<PathBuf> {
         }
     }
     let mut found = Vec::new();
-    below(&program.folder().environments(), &mut found);
+    below(&place.volume, &mut found);
     found
 }
 
 /// Files on their way into the blob store.
-fn blobs_on_their_way(program: &Program) -> usize {
-    files_below(&program.folder().path().join("blobs/.tmp")).len()
+fn blobs_on_their_way(place: &Place) -> usize {
+    files_below(&place.program.folder().path().join("blobs/.tmp")).len()
 }
 
 /// What waits between the service and its environments.
-fn staged(program: &Program) -> usize {
-    files_below(&program.folder().path().join("blobs/staging")).len()
+fn staged(place: &Place) -> usize {
+    files_below(&place.program.folder().path().join("blobs/staging")).len()
 }
 
 /// Waits until no job is open and nothing of any is left on the way.
-async fn settled(program: &Program) {
-    let client = program.client();
+async fn settled(place: &Place) {
+    let client = place.client();
     wait_until("every job has ended", async || {
         let status = client.get("/status").await.expect(200).json();
         status["jobs"]
@@ -143,7 +164,7 @@ async fn settled(program: &Program) {
     })
     .await;
     wait_until("nothing is left on the way", async || {
-        drafts(program).is_empty() && staged(program) == 0 && blobs_on_their_way(program) == 0
+        drafts(place).is_empty() && staged(place) == 0 && blobs_on_their_way(place) == 0
     })
     .await;
 }
@@ -160,10 +181,10 @@ async fn seen(client: &Client, path: &str) -> Option<String> {
 
 /// Sends a request and kills the service as soon as the condition holds.
 async fn killed_when(
-    program: &mut Program,
+    place: &mut Place,
     request: reqwest::RequestBuilder,
     what: &str,
-    condition: impl Fn(&Program) -> bool,
+    condition: impl Fn(&Place) -> bool,
 ) {
     let sent = tokio::spawn(async move {
         match request.send().await {
@@ -171,44 +192,41 @@ async fn killed_when(
             Err(error) => Err(error),
         }
     });
-    wait_until(what, async || condition(program) || sent.is_finished()).await;
-    program.kill9();
+    wait_until(what, async || condition(place) || sent.is_finished()).await;
+    place.program.kill9();
     let _ = sent.await;
-    program.restart().await;
+    place.program.restart().await;
 }
 
 /// Whether a moment has come.
-type Seen = fn(&Program) -> bool;
+type Seen = fn(&Place) -> bool;
 
 #[tokio::test]
 async fn an_upload_that_is_killed_is_whole_or_not_there() {
-    let mut program = Program::start().await;
-    program.client().create("env").await;
-    program
+    let mut place = Place::new().await;
+    place
         .client()
         .put_file("env", "old", "old")
         .await
         .expect(200);
     let moments: [(&str, Seen); 3] = [
-        ("the body is staged", |program| {
-            blobs_on_their_way(program) > 0
-        }),
-        ("the content is staged", |program| staged(program) > 0),
-        ("the file is written", |program| !drafts(program).is_empty()),
+        ("the body is staged", |place| blobs_on_their_way(place) > 0),
+        ("the content is staged", |place| staged(place) > 0),
+        ("the file is written", |place| !drafts(place).is_empty()),
     ];
     for (number, (what, moment)) in moments.into_iter().enumerate() {
         for path in [format!("new{number}"), "old".to_owned()] {
-            let before = seen(&program.client(), &path).await;
+            let before = seen(&place.client(), &path).await;
             let (content, sum) = body(48 + number);
-            let request = program.client().request(Method::PUT, &at("content", &path));
-            killed_when(&mut program, request.body(content), what, moment).await;
-            let found = seen(&program.client(), &path).await;
-            let accepted = program.client().get("/v1/jobs?kind=upload").await.json();
+            let request = place.client().request(Method::PUT, &at("content", &path));
+            killed_when(&mut place, request.body(content), what, moment).await;
+            let found = seen(&place.client(), &path).await;
+            let accepted = place.client().get("/v1/jobs?kind=upload").await.json();
             let newest = &accepted["jobs"][0];
             if newest["input"]["path"] == path.as_str()
                 && newest["input"]["size"] == (48 + number) * MIB
             {
-                let ended = program
+                let ended = place
                     .client()
                     .ended(newest["id"].as_str().expect("an id"))
                     .await;
@@ -216,22 +234,21 @@ async fn an_upload_that_is_killed_is_whole_or_not_there() {
                     ended["state"], "succeeded",
                     "an accepted upload is done: {ended}"
                 );
-                assert_eq!(seen(&program.client(), &path).await, Some(sum));
+                assert_eq!(seen(&place.client(), &path).await, Some(sum));
             } else {
                 assert_eq!(found, before, "one that was not accepted changes nothing");
             }
         }
     }
-    wait_until("no draft is left", async || drafts(&program).is_empty()).await;
-    assert_eq!(blobs_on_their_way(&program), 0);
+    wait_until("no draft is left", async || drafts(&place).is_empty()).await;
+    assert_eq!(blobs_on_their_way(&place), 0);
 }
 
 #[tokio::test]
 async fn reads_that_are_killed_leave_nothing() {
-    let mut program = Program::start().await;
-    program.client().create("env").await;
+    let mut place = Place::new().await;
     let (content, sum) = body(64);
-    put(&program.client(), "content", "dir/large", content)
+    put(&place.client(), "content", "dir/large", content)
         .await
         .expect(200);
     for what in ["content", "archive"] {
@@ -240,35 +257,34 @@ async fn reads_that_are_killed_leave_nothing() {
         } else {
             "dir"
         };
-        let request = program.client().request(Method::GET, &at(what, path));
-        killed_when(&mut program, request, "parts are there", |program| {
-            staged(program) > 1
+        let request = place.client().request(Method::GET, &at(what, path));
+        killed_when(&mut place, request, "parts are there", |place| {
+            staged(place) > 1
         })
         .await;
-        settled(&program).await;
+        settled(&place).await;
     }
-    assert_eq!(seen(&program.client(), "dir/large").await, Some(sum));
+    assert_eq!(seen(&place.client(), "dir/large").await, Some(sum));
 }
 
 #[tokio::test]
 async fn a_publish_that_is_killed_is_done_once_and_whole() {
-    let mut program = Program::start().await;
-    program.client().create("env").await;
+    let mut place = Place::new().await;
     let (content, sum) = body(64);
-    put(&program.client(), "content", "large", content)
+    put(&place.client(), "content", "large", content)
         .await
         .expect(200);
-    let request = program
+    let request = place
         .client()
         .request(Method::POST, "/v1/environments/env/artifacts");
     let publish = json!({ "path": "large", "bucket": "results", "destination": "large" });
     let request = request.header("Prefer", "wait=60").json(&publish);
-    killed_when(&mut program, request, "the object is written", |program| {
-        blobs_on_their_way(program) > 0
+    killed_when(&mut place, request, "the object is written", |place| {
+        blobs_on_their_way(place) > 0
     })
     .await;
-    settled(&program).await;
-    let client = program.client();
+    settled(&place).await;
+    let client = place.client();
     let artifacts = client.get("/v1/artifacts").await.expect(200).json();
     assert_eq!(
         artifacts["artifacts"].as_array().map(Vec::len),
@@ -287,23 +303,22 @@ async fn a_publish_that_is_killed_is_done_once_and_whole() {
 
 #[tokio::test]
 async fn an_archive_that_is_killed_is_unpacked_whole_or_not_at_all() {
-    let mut program = Program::start().await;
-    let client = program.client();
-    client.create("env").await;
+    let mut place = Place::new().await;
+    let client = place.client();
     client.printed("env", "mkdir -p src/a/b there/a; for i in $(seq 40); do head -c 1000000 /dev/urandom >src/a/b/$i; done; echo old >there/a/kept").await;
     let archive = client.get(&at("archive", "src")).await.expect(200).body;
     for (number, path) in ["fresh", "there", "fresh2", "there"]
         .into_iter()
         .enumerate()
     {
-        let request = program.client().request(Method::PUT, &at("archive", path));
+        let request = place.client().request(Method::PUT, &at("archive", path));
         let request = request.body(archive.clone());
-        killed_when(&mut program, request, "it is unpacked", |program| {
-            !drafts(program).is_empty()
+        killed_when(&mut place, request, "it is unpacked", |place| {
+            !drafts(place).is_empty()
         })
         .await;
-        settled(&program).await;
-        let client = program.client();
+        settled(&place).await;
+        let client = place.client();
         let newest: Value = client.get("/v1/jobs?kind=unpack").await.json()["jobs"][0].clone();
         assert_eq!(
             newest["state"], "succeeded",

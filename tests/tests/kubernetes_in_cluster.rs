@@ -6,65 +6,17 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams};
 use kube::config::Kubeconfig;
 use kube::{Client, Config};
-use serde::de::DeserializeOwned;
-use serde_json::json;
-use tests::cluster::{Cluster, Namespace, SMALL_IMAGE};
+use tests::cluster::{Account, Cluster, SMALL_IMAGE};
 use tests::conformance::runtime::given::until;
 use tests::program::{Begun, beside};
-
-const MANIFEST: &str = include_str!("../../k8s/role.yaml");
 
 /// Where a pod has its account is a link to the folder of the test, in a namespace of mounts that ends with the service.
 const IN_POD: &str = "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io && \
     ln -s \"$0\" /run/secrets/kubernetes.io/serviceaccount && exec \"$@\"";
-
-fn parse<K: DeserializeOwned>(document: &str) -> K {
-    serde_saphyr::from_str(document).expect("an object")
-}
-
-/// Makes the worker's account and its role in the namespace.
-async fn make_account(namespace: &Namespace) {
-    let own = format!("namespace: {}", namespace.name());
-    let text = MANIFEST.replace("namespace: environments", &own);
-    let documents: Vec<_> = text.split("\n---\n").collect();
-    let params = PostParams::default();
-    let accounts: Api<ServiceAccount> = namespace.api();
-    accounts
-        .create(&params, &parse(documents[0]))
-        .await
-        .unwrap();
-    let roles: Api<Role> = namespace.api();
-    roles.create(&params, &parse(documents[1])).await.unwrap();
-    let bindings: Api<RoleBinding> = namespace.api();
-    bindings
-        .create(&params, &parse(documents[2]))
-        .await
-        .unwrap();
-}
-
-/// A token that ends with a secret of this name.
-async fn token(namespace: &Namespace, name: &str) -> String {
-    let secret = json!({ "metadata": { "name": name } });
-    let secrets: Api<Secret> = namespace.api();
-    let secret = serde_json::from_value(secret).unwrap();
-    secrets
-        .create(&PostParams::default(), &secret)
-        .await
-        .unwrap();
-    let bound = json!({ "kind": "Secret", "apiVersion": "v1", "name": name });
-    let request = json!({ "spec": { "audiences": [], "boundObjectRef": bound } });
-    let request: TokenRequest = serde_json::from_value(request).unwrap();
-    let accounts: Api<ServiceAccount> = namespace.api();
-    let params = PostParams::default();
-    let issued = accounts.create_token_request("environment-manager", &params, &request);
-    issued.await.unwrap().status.unwrap().token
-}
 
 /// Puts a text where another may be read at this moment.
 fn put(folder: &Path, name: &str, text: &[u8]) {
@@ -85,7 +37,7 @@ async fn a_token_that_was_given_out_anew_is_taken() {
     assert!(nix::unistd::geteuid().is_root(), "this test needs root");
     let cluster = Cluster::shared().await;
     let namespace = cluster.namespace().await;
-    make_account(&namespace).await;
+    let own = Account::new(&namespace).await;
     let file = Kubeconfig::read_from(cluster.kubeconfig()).unwrap();
     let authority = file.clusters[0].cluster.as_ref().unwrap();
     let authority = authority.certificate_authority_data.clone().unwrap();
@@ -99,7 +51,7 @@ async fn a_token_that_was_given_out_anew_is_taken() {
         &STANDARD.decode(authority).unwrap(),
     );
     put(account.path(), "namespace", namespace.name().as_bytes());
-    let first = token(&namespace, "first").await;
+    let first = own.token("first").await;
     put(account.path(), "token", first.as_bytes());
 
     let data = tempfile::tempdir().unwrap();
@@ -125,14 +77,9 @@ async fn a_token_that_was_given_out_anew_is_taken() {
     client.create("before").await;
     assert_eq!(client.printed("before", "echo well").await, "well\n");
 
-    let second = token(&namespace, "second").await;
+    let second = own.token("second").await;
     put(account.path(), "token", second.as_bytes());
-    let secrets: Api<Secret> = namespace.api();
-    secrets
-        .delete("first", &DeleteParams::default())
-        .await
-        .unwrap();
-    // The API server remembers for some seconds whom it let in.
+    own.revoke("first").await;
     let outdated: Api<Pod> = Api::namespaced(client_with(&admin, &first), namespace.name());
     until(async || outdated.list(&ListParams::default()).await.is_err()).await;
     client.create("after").await;

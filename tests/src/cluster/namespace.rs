@@ -2,13 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Namespace as Object, PersistentVolumeClaim, Pod, ServiceAccount};
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use k8s_openapi::api::core::v1::{
+    Event, Namespace as Object, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
+};
+use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
 use kube::{Client, Resource, ResourceExt as _};
 use serde_json::json;
 
 use super::picture;
 use crate::program::wait_until;
+
+/// The part of a volume that an environment sees.
+const HOME: &str = "app";
 
 /// A new namespace under a level of Pod Security. When it is dropped it is deleted with all that is in it; when the
 /// test has failed, what is in it is shown first.
@@ -65,6 +70,49 @@ impl Namespace {
         let claims = claims.expect("listed").items.into_iter();
         let claims = claims.map(|claim| format!("claim {}", claim.name_any()));
         pods.chain(claims).collect()
+    }
+
+    /// The only pod in it.
+    pub async fn pod(&self) -> Pod {
+        let pods = self.api::<Pod>().list(&ListParams::default()).await;
+        let mut pods = pods.expect("listed").items;
+        assert_eq!(pods.len(), 1, "{pods:?}");
+        pods.remove(0)
+    }
+
+    /// All that the API server tells of its pods and claims, their events and the logs of their containers.
+    pub async fn told(&self) -> String {
+        let all = ListParams::default();
+        let pods: Api<Pod> = self.api();
+        let found = pods.list(&all).await.expect("listed");
+        let claims = self.api::<PersistentVolumeClaim>().list(&all).await;
+        let events = self.api::<Event>().list(&all).await.expect("listed");
+        let mut told = json!([found, claims.expect("listed"), events]).to_string();
+        for pod in &found {
+            let log = pods.logs(&pod.name_any(), &LogParams::default()).await;
+            told.push_str(&log.expect("its log"));
+        }
+        told
+    }
+
+    /// Where on the node the volumes of its claims lie, as far as environments see them.
+    pub async fn volumes(&self) -> Vec<PathBuf> {
+        let all = ListParams::default();
+        let claims = self.api::<PersistentVolumeClaim>().list(&all).await;
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let mut found = Vec::new();
+        for claim in claims.expect("listed") {
+            let name = claim.spec.and_then(|spec| spec.volume_name);
+            let volume = volumes
+                .get(&name.expect("it is bound"))
+                .await
+                .expect("read");
+            let spec = volume.spec.expect("a spec");
+            let local = spec.local.map(|local| local.path);
+            let path = local.or(spec.host_path.map(|host| host.path));
+            found.push(Path::new(&path.expect("it lies on the node")).join(HOME));
+        }
+        found
     }
 
     /// The objects of a kind in it.

@@ -121,10 +121,15 @@ impl DataFolder {
 
     /// The volume of the only environment.
     pub fn volume(&self) -> PathBuf {
-        let [uid] = &self.lives()[..] else {
-            panic!("not one environment: {:?}", self.lives());
-        };
-        self.environments().join(uid).join("volume")
+        let mut volumes = self.volumes();
+        assert_eq!(volumes.len(), 1, "not one environment: {volumes:?}");
+        volumes.remove(0)
+    }
+
+    /// The volumes of the environments.
+    pub(super) fn volumes(&self) -> Vec<PathBuf> {
+        let volume = |uid| self.environments().join(uid).join("volume");
+        self.lives().into_iter().map(volume).collect()
     }
 
     /// The uids of the lives that have a folder.

@@ -42,8 +42,8 @@ impl Fault {
 pub struct Plan {
     /// Bytes that are carried first.
     pub after: u64,
-    /// What happens then.
-    pub fault: Fault,
+    /// What happens then; none: of all faults the one that was planned for and came the fewest times.
+    pub fault: Option<Fault>,
 }
 
 type Planner = Box<dyn FnMut() -> Option<Plan> + Send>;
@@ -57,6 +57,23 @@ struct State {
     carried: AtomicU64,
     accepted: AtomicU64,
     struck: AtomicU64,
+    /// How often each fault of [`Fault::ALL`] came as it was planned.
+    came: Mutex<[u64; Fault::ALL.len()]>,
+}
+
+impl State {
+    /// Counts a fault that comes as it was planned, and tells which.
+    fn comes(&self, planned: Option<Fault>) -> Fault {
+        let mut came = self.came.lock().expect("not poisoned");
+        let rarest = came.iter().min().expect("there are faults");
+        let which = match planned {
+            Some(fault) => Fault::ALL.iter().position(|other| *other == fault),
+            None => came.iter().position(|count| count == rarest),
+        };
+        let which = which.expect("all of them are there");
+        came[which] += 1;
+        Fault::ALL[which]
+    }
 }
 
 /// A running proxy. When it is dropped, so are its connections.
@@ -79,6 +96,7 @@ impl Proxy {
             carried: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             struck: AtomicU64::new(0),
+            came: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, Arc::clone(&state)));
@@ -122,6 +140,11 @@ impl Proxy {
     /// Connections made so far.
     pub fn accepted(&self) -> u64 {
         self.state.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How often each fault of [`Fault::ALL`] came so far as it was planned.
+    pub fn came(&self) -> [u64; Fault::ALL.len()] {
+        *self.state.came.lock().expect("not poisoned")
     }
 
     /// Connections that something happened to so far.

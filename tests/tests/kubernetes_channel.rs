@@ -1,10 +1,14 @@
-//! The way to the runner in a pod is cut while a command runs.
+//! The way to the runner in a pod: cut while a command runs, and closed when nobody uses it.
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
-use tests::cluster::{Cluster, serve};
+use shared::job::JobState;
+use tests::cluster::{Cluster, connections, serve};
+use tests::conformance::store::given::exec_input;
+use tests::program::wait_until;
 use tests::proxy::{Fault, Plan};
+use tests::site::Site;
 
 const MIB: u64 = 1 << 20;
 
@@ -38,7 +42,7 @@ async fn output_over_streams_that_are_cut_anywhere_is_whole_once_and_in_order() 
     route.proxy.plan(move || {
         Some(Plan {
             after: random.random_range(MIB / 16..16 * MIB),
-            fault: Fault::ALL[random.random_range(0..Fault::ALL.len())],
+            fault: None,
         })
     });
     // What is open already was made before the plan.
@@ -55,10 +59,34 @@ async fn output_over_streams_that_are_cut_anywhere_is_whole_once_and_in_order() 
     assert_eq!(output.stdout.end, SIZE);
     assert!(output.stdout.bytes == numbers());
     assert!(output.stderr.bytes.is_empty());
-    let struck = route.proxy.struck();
-    assert!(struck >= 5, "only {struck} connections were cut");
+    let came = route.proxy.came();
+    assert!(came.iter().all(|count| *count > 0), "{came:?} of each kind");
     route.proxy.calm();
     let ended = client.ended(&job).await;
     assert_eq!(ended["result"]["exit_code"], 3, "{ended}");
     assert_eq!(ended["output"]["stdout_bytes"], SIZE);
+}
+
+/// Longer than a way that nobody uses is kept.
+const IDLE_SECONDS: u64 = 301;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_that_nobody_uses_is_closed_and_opened_again_by_the_next_command() {
+    let cluster = Cluster::shared().await;
+    let namespace = cluster.namespace().await;
+    let mut site = Site::in_namespace(&namespace, cluster.kubeconfig()).await;
+    site.work(site.runtime.clone());
+    let at = site.running("env").await;
+    let pod = namespace.pod().await;
+    for _ in 0..2 {
+        let job = site.submit(&at, exec_input("true")).await;
+        let ended = site.ended(&job).await;
+        assert_eq!(ended.state, JobState::Succeeded, "{ended:?}");
+        assert_eq!(connections(&pod).len(), 1, "it is kept");
+        site.clock.by(IDLE_SECONDS);
+        wait_until("it is closed", async || connections(&pod).is_empty()).await;
+    }
+    let now = namespace.pod().await;
+    assert_eq!(now.metadata.uid, pod.metadata.uid, "the pod stays");
+    site.end().await;
 }

@@ -101,7 +101,7 @@ async fn a_planned_fault_comes_after_its_bytes() {
     let proxy = Proxy::start(echo().await).await;
     let plan = Plan {
         after: 1 << 20,
-        fault: Fault::Kill,
+        fault: Some(Fault::Kill),
     };
     proxy.plan(move || Some(plan));
     let mut stream = connect(&proxy).await;
@@ -114,6 +114,25 @@ async fn a_planned_fault_comes_after_its_bytes() {
     assert!((63..=64).contains(&rounds), "{rounds} rounds of 16 KiB");
     proxy.calm();
     round_trip(&mut connect(&proxy).await).await;
+}
+
+#[tokio::test]
+async fn faults_that_the_plan_leaves_open_come_in_turn() {
+    let proxy = Proxy::start(echo().await).await;
+    proxy.plan(|| {
+        Some(Plan {
+            after: 1,
+            fault: None,
+        })
+    });
+    for round in 1..=2 {
+        for at in 0..Fault::ALL.len() {
+            let mut stream = connect(&proxy).await;
+            stream.write_all(b"ping").await.expect("sent");
+            wait_until("it came", async || proxy.came()[at] == round).await;
+        }
+    }
+    assert_eq!(proxy.came(), [2; Fault::ALL.len()]);
 }
 
 #[tokio::test]

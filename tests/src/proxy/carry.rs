@@ -89,7 +89,7 @@ async fn until_fault(
         carried += moved;
         state.carried.fetch_add(moved, Ordering::Relaxed);
         if let Some(plan) = plan.filter(|plan| carried >= plan.after) {
-            return Some(plan.fault);
+            return Some(state.comes(plan.fault));
         }
     }
     None

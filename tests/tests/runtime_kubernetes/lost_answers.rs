@@ -38,7 +38,7 @@ async fn a_create_whose_answer_was_lost_makes_nothing_twice() {
         route.proxy.plan(move || {
             Some(Plan {
                 after,
-                fault: Fault::Kill,
+                fault: Some(Fault::Kill),
             })
         });
         route.proxy.strike(Fault::Kill);

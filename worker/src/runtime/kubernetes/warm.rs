@@ -34,6 +34,8 @@ use super::fault::{failed, is_gone};
 use super::watch::Known;
 use super::{make, names, pod};
 
+use crate::failpoint::failpoint;
+
 use fitness::{Fitness, is_nobodys};
 pub(super) use pauses::Pauses;
 
@@ -125,7 +127,10 @@ impl Cluster {
             marks["metadata"]["resourceVersion"] = json!(pod.resource_version());
             let params = PatchParams::default();
             match self.pods.patch(&name, &params, &Patch::Merge(&marks)).await {
-                Ok(taken) => return Ok(Some(taken)),
+                Ok(taken) => {
+                    failpoint("warm_taken");
+                    return Ok(Some(taken));
+                }
                 Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(failed("a pod that is ready cannot be taken")(error)),
             }
@@ -158,7 +163,10 @@ impl Cluster {
         let marks = Patch::Merge(marks(placement));
         let params = PatchParams::default();
         match self.claims.patch(&name, &params, &marks).await {
-            Ok(claim) => Ok(make::is_there(&claim).then_some(name)),
+            Ok(claim) => {
+                failpoint("warm_settling");
+                Ok(make::is_there(&claim).then_some(name))
+            }
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(failed("the claim cannot be taken")(error)),
         }

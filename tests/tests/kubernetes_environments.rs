@@ -1,28 +1,34 @@
 //! The real program with its environments on a real cluster: what the cluster does to them, and what callers see of it.
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota};
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams};
+use kube::api::{Api, DeleteParams, EvictParams, PostParams};
 use serde_json::{Value, json};
-use tests::cluster::{Cluster, NO_IMAGE, Namespace, kill_first_process, serve};
+use tests::cluster::{
+    BARE_IMAGE, Cluster, NEVER_CLASS, NO_IMAGE, Namespace, kill_first_process, serve,
+};
 use tests::conformance::runtime::given::until;
-use tests::program::{Client, Program, id_of, wait_until};
+use tests::program::{Client, Program, id_of, processes_with, wait_until};
 
 /// The program, and where its environments are.
 struct Service {
-    _program: Program,
+    program: Program,
     client: Client,
     namespace: Namespace,
 }
 
 impl Service {
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(variables: &[(&str, &str)]) -> Self {
         let cluster = Cluster::shared().await;
         let namespace = cluster.namespace().await;
-        let program = serve(&namespace, cluster.kubeconfig(), &[]).await;
+        let program = serve(&namespace, cluster.kubeconfig(), variables).await;
         Self {
             client: program.client(),
-            _program: program,
+            program,
             namespace,
         }
     }
@@ -31,14 +37,6 @@ impl Service {
 async fn status(client: &Client, id: &str) -> Value {
     let environment = client.get(&format!("/v1/environments/{id}")).await;
     environment.expect(200).json()["status"].clone()
-}
-
-/// The pod of the only environment.
-async fn pod(namespace: &Namespace) -> Pod {
-    let pods: Api<Pod> = namespace.api();
-    let mut found = pods.list(&Default::default()).await.expect("listed").items;
-    assert_eq!(found.len(), 1);
-    found.remove(0)
 }
 
 /// Whether its container was started again, and runs.
@@ -54,6 +52,20 @@ fn was_restarted(pod: &Pod) -> bool {
             .is_some_and(|it| it.running.is_some());
         runs && container.restart_count > 0
     })
+}
+
+async fn start(client: &Client, id: &str) {
+    let path = format!("/v1/environments/{id}/start");
+    let job = client.post(&path, &json!({})).await.expect(202).json();
+    let ended = client.ended(id_of(&job)).await;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+}
+
+async fn delete(client: &Client, id: &str) {
+    let path = format!("/v1/environments/{id}");
+    let job = client.delete(&path).await.expect(202).json();
+    let ended = client.ended(id_of(&job)).await;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
 }
 
 async fn until_output(client: &Client, job: &str, expected: &str) {
@@ -105,7 +117,7 @@ async fn a_container_that_ends_takes_its_commands_along_and_nothing_else() {
     let job = client.submit("env", &body).await;
     until_output(client, &job, "said\n").await;
 
-    kill_first_process(&pod(namespace).await);
+    kill_first_process(&namespace.pod().await);
 
     let ended = client.ended(&job).await;
     assert_eq!(ended["state"], "failed", "{ended}");
@@ -125,7 +137,7 @@ async fn an_idle_environment_whose_container_was_started_again_says_so() {
         client, namespace, ..
     } = &Service::start().await;
     client.create("env").await;
-    kill_first_process(&pod(namespace).await);
+    kill_first_process(&namespace.pod().await);
     wait_until("it is noted", async || {
         let status = status(client, "env").await;
         status["phase"] == "running" && status["reason"] == "exited"
@@ -141,10 +153,10 @@ async fn what_is_asked_of_a_container_that_has_just_been_started_again_is_done()
     } = &Service::start().await;
     client.create("env").await;
     client.printed("env", "echo old > kept; sync").await;
-    kill_first_process(&pod(namespace).await);
+    kill_first_process(&namespace.pod().await);
     // What is sent to a runner that is about to be gone may or may not be done: that is said then.
     wait_until("it was started again", async || {
-        was_restarted(&pod(namespace).await)
+        was_restarted(&namespace.pod().await)
     })
     .await;
     let (job, listed, written) = tokio::join!(
@@ -166,7 +178,7 @@ async fn what_is_asked_while_a_container_ends_runs_once_or_says_what_ended_it() 
     } = &Service::start().await;
     client.create("env").await;
     client.printed("env", "true").await;
-    kill_first_process(&pod(namespace).await);
+    kill_first_process(&namespace.pod().await);
     // No look in between: some go over the link that is dying.
     let asked: Vec<_> = (0..20)
         .map(async |number| {
@@ -198,6 +210,81 @@ async fn what_is_asked_while_a_container_ends_runs_once_or_says_what_ended_it() 
     }
 }
 
+/// Whoever of the next service meets the new start first notes it; all others find it noted.
+#[tokio::test]
+async fn commands_whose_container_ended_while_no_service_ran_are_not_run_again() {
+    let mut service = Service::start().await;
+    let client = &service.client;
+    client.create("env").await;
+    let mut jobs = Vec::new();
+    for number in 0..4 {
+        let script = format!("echo {number} >> runs; sync; echo said {number}; exec sleep 1000");
+        let job = client.submit("env", &json!({ "command": script })).await;
+        until_output(client, &job, &format!("said {number}\n")).await;
+        jobs.push(job);
+    }
+    let marker = format!("unseen-{:016x}", rand::random::<u64>());
+    let script =
+        format!("echo 4 >> runs; sync; until [ -e {marker} ]; do sleep 0.05; done; exit 5");
+    let unseen = client.submit("env", &json!({ "command": script })).await;
+    wait_until("it runs", async || !processes_with(&marker).is_empty()).await;
+    let volume = service.namespace.volumes().await.remove(0);
+
+    service.program.kill9();
+    std::fs::write(volume.join(&marker), "").expect("written");
+    wait_until("it has ended", async || processes_with(&marker).is_empty()).await;
+    kill_first_process(&service.namespace.pod().await);
+    wait_until("it was started again", async || {
+        was_restarted(&service.namespace.pod().await)
+    })
+    .await;
+    service.program.restart().await;
+    let client = &service.program.client();
+
+    for (number, job) in jobs.iter().enumerate() {
+        let ended = client.ended(job).await;
+        assert_eq!(ended["state"], "failed", "{ended}");
+        assert_eq!(ended["error"]["code"], "environment_restarted", "{ended}");
+        assert_eq!(ended["result"]["exit_code"], Value::Null, "{ended}");
+        let output = client.output(job).await;
+        assert_eq!(output.stdout.bytes, format!("said {number}\n").as_bytes());
+    }
+    // Its own end is known to the runner's records, whoever looks at them.
+    let ended = client.ended(&unseen).await;
+    assert_eq!(ended["result"]["exit_code"], 5, "{ended}");
+    assert_eq!(client.printed("env", "cat runs").await, "0\n1\n2\n3\n4\n");
+    assert_eq!(status(client, "env").await["phase"], "running");
+    for job in jobs {
+        assert_eq!(client.job(&job).await["state"], "failed");
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_was_not_begun_when_its_service_and_its_container_ended_runs_once() {
+    let mut service = Service::start_with(&[("EM_FAILPOINT", "before_start:kill")]).await;
+    let client = &service.client;
+    client.create("env").await;
+    let exec = client.request(reqwest::Method::POST, "/v1/environments/env/exec");
+    // It may die before its answer is out.
+    let body = json!({ "command": "echo ran >> runs; cat runs" });
+    let _ = client.try_send(exec.json(&body)).await;
+    service.program.until_killed().await;
+    kill_first_process(&service.namespace.pod().await);
+    wait_until("it was started again", async || {
+        was_restarted(&service.namespace.pod().await)
+    })
+    .await;
+
+    service.program.set("EM_FAILPOINT", None);
+    service.program.restart().await;
+    let client = &service.program.client();
+    let jobs = client.get("/v1/jobs?kind=exec").await.expect(200).json();
+    let ended = client.ended(id_of(&jobs["jobs"][0])).await;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    assert_eq!(ended["result"]["stdout"], "ran\n", "{ended}");
+    assert_eq!(client.printed("env", "cat runs").await, "ran\n");
+}
+
 #[tokio::test]
 async fn a_first_process_that_does_not_stay_is_given_up_with_its_pod() {
     let Service {
@@ -207,7 +294,7 @@ async fn a_first_process_that_does_not_stay_is_given_up_with_its_pod() {
     // Its records are a folder now, so that none of its next starts gets far.
     let spoil = "echo kept > file; sync; cd /.em/state/runner && mv journal was && mkdir journal";
     client.printed("env", spoil).await;
-    kill_first_process(&pod(namespace).await);
+    kill_first_process(&namespace.pod().await);
     // The node waits for ten seconds, then for twenty.
     until(async || {
         let status = status(client, "env").await;
@@ -217,9 +304,7 @@ async fn a_first_process_that_does_not_stay_is_given_up_with_its_pod() {
     let pods: Api<Pod> = namespace.api();
     let left = pods.list(&Default::default()).await.expect("listed").items;
     assert!(left.is_empty(), "it would be started again and again");
-    let start = client.post("/v1/environments/env/start", &json!({})).await;
-    let start = client.ended(id_of(&start.expect(202).json())).await;
-    assert_eq!(start["state"], "succeeded", "{start}");
+    start(client, "env").await;
     assert_eq!(client.printed("env", "cat file").await, "kept\n");
 }
 
@@ -260,7 +345,7 @@ async fn a_pod_that_others_delete_loses_its_commands_and_can_be_started_again() 
     until_output(client, &job, "said\n").await;
 
     let pods: Api<Pod> = namespace.api();
-    let name = pod(namespace).await.name_any();
+    let name = namespace.pod().await.name_any();
     let at_once = DeleteParams::default().grace_period(0);
     pods.delete(&name, &at_once).await.unwrap();
 
@@ -276,10 +361,162 @@ async fn a_pod_that_others_delete_loses_its_commands_and_can_be_started_again() 
         status["phase"] == "failed" && status["reason"] == "pod_deleted"
     })
     .await;
-    let start = client.post("/v1/environments/env/start", &json!({})).await;
-    let start = client.ended(id_of(&start.expect(202).json())).await;
-    assert_eq!(start["state"], "succeeded", "{start}");
+    start(client, "env").await;
     assert_eq!(client.printed("env", "cat runs").await, "ran\n");
+}
+
+#[tokio::test]
+async fn a_pod_that_is_evicted_loses_its_commands_and_can_be_started_again() {
+    let Service {
+        client, namespace, ..
+    } = &Service::start().await;
+    client.create("env").await;
+    // A command that an end of the whole environment meets, and does not heed.
+    let script = "trap '' TERM; echo ran >> runs; sync; echo said; while :; do sleep 1; done";
+    let job = client.submit("env", &json!({ "command": script })).await;
+    until_output(client, &job, "said\n").await;
+
+    let pods: Api<Pod> = namespace.api();
+    let name = namespace.pod().await.name_any();
+    // As a drain of the node does.
+    pods.evict(&name, &EvictParams::default()).await.unwrap();
+
+    let ended = client.ended(&job).await;
+    assert_eq!(ended["state"], "lost", "{ended}");
+    assert_eq!(ended["error"]["code"], "environment_gone", "{ended}");
+    assert_eq!(ended["result"]["exit_code"], Value::Null, "{ended}");
+    let output = client.output(&job).await;
+    assert_eq!(output.stdout.bytes, b"said\n");
+    wait_until("it is noted", async || {
+        let status = status(client, "env").await;
+        status["phase"] == "failed" && status["reason"] == "evicted"
+    })
+    .await;
+    start(client, "env").await;
+    assert_eq!(client.printed("env", "cat runs").await, "ran\n");
+}
+
+#[tokio::test]
+async fn a_claim_that_is_never_bound_is_told_and_can_be_deleted() {
+    let variables = [("EM_RUNTIME__STORAGE_CLASS", NEVER_CLASS)];
+    let Service {
+        client, namespace, ..
+    } = &Service::start_with(&variables).await;
+    let body = json!({ "id": "env" });
+    let create = client.post("/v1/environments", &body).await.expect(202);
+    wait_until("the reason is told", async || {
+        let status = status(client, "env").await;
+        let message = status["message"].as_str().unwrap_or_default();
+        status["phase"] == "creating"
+            && status["reason"] == "volume_pending"
+            && message.contains("nobody.environment-manager.test")
+    })
+    .await;
+    let create = id_of(&create.json()).to_owned();
+    assert_eq!(client.job(&create).await["state"], "running");
+    let exec = json!({ "command": "true" });
+    let waits = client.submit("env", &exec).await;
+    delete(client, "env").await;
+    for job in [create, waits] {
+        let ended = client.ended(&job).await;
+        assert_eq!(ended["state"], "cancelled", "{ended}");
+        assert_eq!(ended["error"]["code"], "environment_deleted", "{ended}");
+    }
+    assert_eq!(namespace.objects().await, Vec::<String>::new());
+}
+
+/// Lets no pod be made in a namespace.
+async fn allow_no_pod(namespace: &Namespace) {
+    let quotas: Api<ResourceQuota> = namespace.api();
+    let quota = json!({ "metadata": { "name": "small" }, "spec": { "hard": { "pods": "0" } } });
+    let quota = serde_json::from_value(quota).unwrap();
+    quotas.create(&PostParams::default(), &quota).await.unwrap();
+    wait_until("it counts", async || {
+        let quota = quotas.get("small").await.unwrap();
+        quota.status.is_some_and(|status| status.hard.is_some())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_quota_that_is_used_up_fails_what_it_refuses_and_nothing_else() {
+    let Service {
+        client, namespace, ..
+    } = &Service::start().await;
+    client.create("before").await;
+    allow_no_pod(namespace).await;
+    let body = json!({ "id": "env" });
+    let create = client.post("/v1/environments", &body).await.expect(202);
+    let create = client.ended(id_of(&create.json())).await;
+    assert_eq!(create["state"], "failed", "{create}");
+    assert_eq!(create["error"]["code"], "quota_exceeded", "{create}");
+    let status = status(client, "env").await;
+    assert_eq!(status["phase"], "failed", "{status}");
+    assert_eq!(status["reason"], "quota_exceeded", "{status}");
+    let message = status["message"].as_str().unwrap_or_default();
+    assert!(message.contains("small"), "{status}");
+    assert_eq!(client.printed("before", "echo well").await, "well\n");
+
+    let quotas: Api<ResourceQuota> = namespace.api();
+    quotas.delete("small", &Default::default()).await.unwrap();
+    start(client, "env").await;
+    assert_eq!(client.printed("env", "echo well").await, "well\n");
+    delete(client, "env").await;
+    delete(client, "before").await;
+    assert_eq!(namespace.objects().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_image_of_one_program_and_no_shell_is_an_environment() {
+    let Service {
+        client, namespace, ..
+    } = &Service::start().await;
+    let body = json!({ "id": "env", "image": BARE_IMAGE });
+    client.create_from(&body).await;
+    let content = "uploaded\n".repeat(1000);
+    client
+        .put_file("env", "d/file", content.clone())
+        .await
+        .expect(200);
+    let shown = client
+        .exec("env", &json!({ "command": ["/cat", "d/file"] }))
+        .await;
+    assert_eq!(shown["state"], "succeeded", "{shown}");
+    assert_eq!(shown["result"]["stdout"], content, "{shown}");
+    let missing = client
+        .exec("env", &json!({ "command": ["/cat", "none"] }))
+        .await;
+    assert_eq!(missing["error"]["code"], "exit_nonzero", "{missing}");
+    assert_eq!(missing["result"]["exit_code"], 1, "{missing}");
+    // It says so, rather than that the script failed.
+    let script = client.sh("env", "echo said").await;
+    assert_eq!(script["state"], "failed", "{script}");
+    assert_eq!(script["error"]["code"], "command_not_found", "{script}");
+
+    let found = client.get_file("env", "d/file").await.expect(200);
+    assert_eq!(found.text(), content);
+    let listed = client
+        .list_files("env", &[("path", "d")])
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(listed["entries"][0]["name"], "file", "{listed}");
+    let root = client
+        .list_files("env", &[("path", "/")])
+        .await
+        .expect(200)
+        .json();
+    let names = root["entries"].as_array().expect("a list").iter();
+    let programs = names.filter(|entry| entry["type"] == "file");
+    let programs: Vec<_> = programs.map(|entry| &entry["name"]).collect();
+    assert_eq!(programs, ["cat"], "{root}");
+    client
+        .remove_file("env", &[("path", "d/file")])
+        .await
+        .expect(200);
+    client.get_file("env", "d/file").await.expect(404);
+    delete(client, "env").await;
+    assert_eq!(namespace.objects().await, Vec::<String>::new());
 }
 
 #[tokio::test]

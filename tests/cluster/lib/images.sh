@@ -3,6 +3,7 @@
 
 small_image=environment-manager.test/small:1
 other_user_image=environment-manager.test/other-user:1
+bare_image=environment-manager.test/bare:1
 debian_image=environment-manager.test/debian:12
 pause_image=environment-manager.test/pause:1
 runner_image="environment-manager:$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1)"
@@ -66,6 +67,17 @@ debian_archive() {
     exec 8>&-
   fi
   echo "$file"
+}
+
+# An image of one program that is no shell.
+load_bare() {
+  local work
+  work=$(mktemp -d)
+  install -D -m 0755 "$(command -v busybox)" "$work/root/cat"
+  layer "$work/root" "$work/layer.tar"
+  archive "$bare_image" "$work/layer.tar" "$work/bare.tar" /cat
+  load "$work/bare.tar"
+  rm -rf "$work"
 }
 
 # What every pod needs, the small image, and the same with a user of its own.

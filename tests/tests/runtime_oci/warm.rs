@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -198,7 +199,11 @@ fn answers(bench: &Bench, name: &str) -> bool {
     let Some(home) = paths.find(|path| path.to_string_lossy().ends_with(name)) else {
         return true;
     };
-    let socket = home.join("runner.sock");
+    // By way of the open folder, since a socket's address ends at 107 bytes.
+    let Ok(folder) = fs::File::open(home) else {
+        return true;
+    };
+    let socket = format!("/proc/self/fd/{}/runner.sock", folder.as_raw_fd());
     let Ok(mut stream) = UnixStream::connect(socket) else {
         return false;
     };

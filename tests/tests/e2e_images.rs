@@ -130,6 +130,10 @@ async fn a_pull_ends_with_the_service_and_is_begun_anew_by_the_next() {
     gate.close();
     let job = create(&client, "env", &image.reference()).await;
     told_of_the_pull(&client, "env").await;
+    wait_until("the pulling program is at the gate", async || {
+        gate.calls() == 1
+    })
+    .await;
     assert_eq!(leftovers(&program).len(), 1);
     program.kill9();
     wait_until("the pulling program has ended", async || {

@@ -138,6 +138,14 @@ fn is_ready(node: &Node) -> bool {
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+fn has_been_told_of(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|it| it.conditions.as_ref());
+    conditions.is_some_and(|conditions| {
+        let mut conditions = conditions.iter();
+        conditions.any(|it| it.type_ == "Ready" && it.status == "True")
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_whose_node_says_nothing_is_not_taken_for_gone_before_its_node_is() {
     let place = Place::new().await;
@@ -151,6 +159,13 @@ async fn a_pod_whose_node_says_nothing_is_not_taken_for_gone_before_its_node_is(
         })
         .await;
     };
+    // The control plane takes the word back only of a pod of which its node has said that it is ready.
+    let pods: Api<Pod> = place.namespace.api();
+    until(async || {
+        let pods = pods.list(&ListParams::default()).await.expect("listed");
+        pods.iter().all(has_been_told_of)
+    })
+    .await;
     kubelet.pause().await;
     told(json!("node_lost")).await;
     kubelet.resume().await;
@@ -172,7 +187,6 @@ async fn a_pod_whose_node_says_nothing_is_not_taken_for_gone_before_its_node_is(
         status["phase"] == "deleting" && status["reason"] == "node_lost"
     })
     .await;
-    let pods: Api<Pod> = place.namespace.api();
     let pods = pods.list(&ListParams::default()).await.expect("listed");
     assert_eq!(pods.items.len(), 1, "nobody forced it away");
 

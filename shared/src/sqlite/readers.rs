@@ -3,10 +3,12 @@
 //! A read sees one state of the database, that of the last commit before it began, and never waits for the writer.
 //! Reads that wait are bounded by their callers: each of them waits for its one answer.
 
+use std::num::NonZero;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, available_parallelism};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -14,8 +16,8 @@ use tokio::sync::oneshot;
 use super::schema;
 use crate::ports::StoreError;
 
-/// Reads that run at the same time.
-const READERS: usize = 4;
+/// Reads that run at the same time: one for each core, within these. More would only hold more memory.
+const READERS: RangeInclusive<usize> = 2..=4;
 
 type Read = Box<dyn FnOnce(&Connection) + Send>;
 
@@ -30,8 +32,10 @@ impl Readers {
     pub(super) fn start(path: &Path) -> Result<Self, StoreError> {
         let (reads, waiting) = channel();
         let waiting = Arc::new(Mutex::new(waiting));
-        let mut threads = Vec::with_capacity(READERS);
-        for _ in 0..READERS {
+        let cores = available_parallelism().map_or(*READERS.start(), NonZero::get);
+        let count = cores.clamp(*READERS.start(), *READERS.end());
+        let mut threads = Vec::with_capacity(count);
+        for _ in 0..count {
             let db = schema::open_reader(path)?;
             let waiting = Arc::clone(&waiting);
             let thread = std::thread::Builder::new()

@@ -3,9 +3,10 @@
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, EvictParams, PostParams};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tests::cluster::{
-    BARE_IMAGE, Cluster, NEVER_CLASS, NO_IMAGE, Namespace, kill_first_process, serve,
+    BARE_IMAGE, Cluster, NEVER_CLASS, NO_IMAGE, Namespace, first_process, kill_first_process, serve,
 };
 use tests::conformance::runtime::given::until;
 use tests::program::{Client, Program, id_of, processes_with, wait_until};
@@ -129,6 +130,44 @@ async fn a_container_that_ends_takes_its_commands_along_and_nothing_else() {
     // It goes on as it is, with what it had, and nothing ran again.
     assert_eq!(client.printed("env", "cat runs").await, "ran\n");
     assert_eq!(status(client, "env").await["phase"], "running");
+}
+
+#[tokio::test]
+async fn a_container_that_ends_for_want_of_memory_says_so() {
+    let Service {
+        client, namespace, ..
+    } = &Service::start().await;
+    let small = json!({ "id": "env", "resources": { "memory": "128Mi" } });
+    client.create_from(&small).await;
+    // Its namespace is in its command line, so that it is found among the processes of the node.
+    let script =
+        "echo up; until [ -e go ]; do sleep 0.1; done; tail /dev/zero & exec tail /dev/zero";
+    let command = ["sh", "-c", script, namespace.name()];
+    let job = client.submit("env", &json!({ "command": command })).await;
+    until_output(client, &job, "up\n").await;
+    // PID 1 is what the kernel takes before each of the two, as where it takes all of a container at once.
+    for greedy in processes_with(namespace.name()) {
+        prefer_to_kill(greedy, 0);
+    }
+    prefer_to_kill(first_process(&namespace.pod().await), 1000);
+    client.sh("env", "touch go").await;
+
+    let ended = client.ended(&job).await;
+    assert_eq!(ended["state"], "failed", "{ended}");
+    assert_eq!(ended["error"]["code"], "oom_killed", "{ended}");
+    assert_eq!(ended["result"]["exit_code"], Value::Null, "{ended}");
+    wait_until("it is noted", async || {
+        let status = status(client, "env").await;
+        status["phase"] == "running" && status["reason"] == "oom_killed"
+    })
+    .await;
+    assert_eq!(client.printed("env", "echo well").await, "well\n");
+}
+
+/// Tells the kernel how soon to kill a process when memory runs out: 1000 is first.
+fn prefer_to_kill(pid: Pid, score: u16) {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    std::fs::write(path, score.to_string()).expect("root of its node");
 }
 
 #[tokio::test]

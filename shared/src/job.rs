@@ -269,6 +269,11 @@ impl JobKind {
         }
     }
 
+    /// Whether it ends what an environment takes of its machine: a store that is full keeps room for such jobs.
+    pub fn ends_environment(self) -> bool {
+        matches!(self, Self::Stop | Self::Delete)
+    }
+
     /// Whether it only reads: such jobs are kept for minutes and hidden from lists.
     pub fn only_reads(self) -> bool {
         matches!(self, Self::Download | Self::List | Self::Pack)

@@ -7,8 +7,8 @@
 //!
 //! Invariants: a commit that returned is on the disk; no transaction is open while anything is waited for; what a commit
 //! changes is decided by the domain, here it is only kept. A record is its JSON; the columns beside it are what it is
-//! found by (`rows`). The file has one owner process ([`crate::data_dir`]), so that every other owner of a lease is
-//! gone when it is opened.
+//! found by (`rows`). On a full disk the commits that end environments still go through (`reserve`). The file has one owner
+//! process ([`crate::data_dir`]), so that every other owner of a lease is gone when it is opened.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ mod orphans;
 mod output;
 mod prune;
 mod readers;
+mod reserve;
 mod roles;
 mod rows;
 mod schema;
@@ -36,6 +37,7 @@ mod watches;
 mod writer;
 
 use self::readers::Readers;
+use self::reserve::Reserve;
 use self::watches::Watches;
 use self::writer::Writer;
 use crate::artifact::Artifact;
@@ -75,7 +77,8 @@ impl SqliteStore {
         let instance = schema::instance(&db, &InstanceId::from_random(clock.random()))?;
         let watches = Arc::new(Watches::default());
         let readers = Readers::start(path)?;
-        let writer = Writer::start(db, Arc::clone(&watches))
+        let writer = Reserve::open(path)
+            .and_then(|reserve| Writer::start(db, Some(reserve), Arc::clone(&watches)))
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
         Ok(Self {
             instance,
@@ -114,7 +117,7 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<Submitted, SubmitError> {
         self.writer
-            .commit(move |commit| submit::submit(commit, submission, now))
+            .commit_always(move |commit| submit::submit(commit, submission, now))
             .await
     }
 
@@ -204,7 +207,7 @@ impl Store for SqliteStore {
     ) -> Result<LeaseAttempt, StoreError> {
         let (at, owner) = (at.clone(), owner.clone());
         self.writer
-            .commit(move |commit| leases::lease(commit, &at, owner, replaces, now))
+            .commit_always(move |commit| leases::lease(commit, &at, owner, replaces, now))
             .await
     }
 
@@ -217,7 +220,7 @@ impl Store for SqliteStore {
     ) -> Result<Effects, StoreError> {
         let at = at.clone();
         self.writer
-            .commit(move |commit| leases::hand_back(commit, &at, fence, begun, now))
+            .commit_always(move |commit| leases::hand_back(commit, &at, fence, begun, now))
             .await
     }
 
@@ -254,7 +257,7 @@ impl Store for SqliteStore {
     ) -> Result<Effects, StoreError> {
         let at = at.clone();
         self.writer
-            .commit(move |commit| ends::finish(commit, &at, fence, completion, now))
+            .commit_always(move |commit| ends::finish(commit, &at, fence, completion, now))
             .await
     }
 
@@ -356,7 +359,7 @@ impl Store for SqliteStore {
     async fn beat(&self, worker: &WorkerId) -> Result<(), StoreError> {
         let worker = worker.clone();
         self.writer
-            .commit(move |commit| roles::beat(commit.db, &worker))
+            .commit_always(move |commit| roles::beat(commit.db, &worker))
             .await
     }
 
@@ -367,7 +370,7 @@ impl Store for SqliteStore {
     async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError> {
         let worker = worker.clone();
         self.writer
-            .commit(move |commit| roles::retire(commit.db, &worker))
+            .commit_always(move |commit| roles::retire(commit.db, &worker))
             .await
     }
 
@@ -384,7 +387,7 @@ impl Store for SqliteStore {
     ) -> Result<bool, StoreError> {
         let (role, owner, from) = (role.to_owned(), owner.clone(), from.cloned());
         self.writer
-            .commit(move |commit| roles::take_role(commit.db, &role, &owner, from.as_ref()))
+            .commit_always(move |commit| roles::take_role(commit.db, &role, &owner, from.as_ref()))
             .await
     }
 

@@ -14,6 +14,18 @@ for number in range(2000): print('line', number)
 sys.exit(7)
 ";
 
+/// Writes whatever the disk takes, and goes on for as long as it may: a byte that comes free is not free for long.
+const GREEDY: &str = "
+import os, time
+big = os.open('big', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+while True:
+    for size in (1 << 20, 1 << 12, 1):
+        try:
+            while True: os.write(big, bytes(size))
+        except OSError: pass
+    time.sleep(0.001)
+";
+
 fn held_output() -> String {
     let lines = (0..2_000).map(|number| format!("line {number}\n"));
     std::iter::once("begun\n".to_owned()).chain(lines).collect()
@@ -78,6 +90,56 @@ async fn what_was_accepted_before_a_full_disk_ends_well_after_it() {
         let ended = client.ended(job).await;
         assert_eq!(ended["state"], "succeeded", "{ended}");
     }
+    assert_eq!(client.printed("env", "echo well").await, "well\n");
+    assert!(!program.log().contains("panicked"));
+}
+
+/// The database lies on the disk that the environment fills.
+#[tokio::test]
+async fn an_environment_that_takes_all_of_the_disk_is_deleted_and_then_all_is_well() {
+    let program = Program::start_on(DataFolder::on_small_disk(160), &[]).await;
+    let client = program.client();
+    for environment in ["env", "other"] {
+        client.create(environment).await;
+    }
+    let held = json!({ "command": ["python3", "-c", HELD] });
+    let held = client.submit("other", &held).await;
+    until_begun(&client, &held).await;
+    let greedy = json!({ "command": ["python3", "-c", GREEDY] });
+    let greedy = client.submit("env", &greedy).await;
+    let mut accepted = vec![greedy];
+    wait_until("the disk is full", async || {
+        let answer = client
+            .post(
+                "/v1/environments/other/exec",
+                &json!({ "command": ["true", "x".repeat(60_000)] }),
+            )
+            .await;
+        if answer.status == 202 {
+            accepted.push(answer.json()["id"].as_str().expect("an id").to_owned());
+        }
+        answer.status == 503
+    })
+    .await;
+    wait_until("it says so", async || !client.is_ready().await).await;
+    let deleted = client.delete("/v1/environments/env").await;
+    let deleted = deleted.expect(202).json()["id"].clone();
+    let deleted = client.ended(deleted.as_str().expect("an id")).await;
+    assert_eq!(deleted["state"], "succeeded", "{deleted}");
+    wait_until("it is ready again", async || client.is_ready().await).await;
+    let gone = client.get("/v1/environments/env").await;
+    assert_eq!(gone.expect(200).json()["status"]["phase"], "deleted");
+    assert_eq!(program.folder().lives().len(), 1);
+    client.put_file("other", "go", "").await.expect(200);
+    let ended = client.ended(&held).await;
+    assert_eq!(ended["result"]["exit_code"], 7, "{ended}");
+    let output = client.output(&held).await;
+    assert!(!output.truncated && !output.incomplete, "{ended}");
+    assert!(output.stdout.bytes == held_output().as_bytes(), "{ended}");
+    for job in &accepted {
+        client.ended(job).await;
+    }
+    client.create("env").await;
     assert_eq!(client.printed("env", "echo well").await, "well\n");
     assert!(!program.log().contains("panicked"));
 }

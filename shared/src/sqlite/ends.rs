@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 
-use super::leases::{environment_of, fenced, held_job};
+use super::leases::{environment_of, fenced, held_job, needs_room};
 use super::writer::Commit;
 use super::{output, rows};
 use crate::admission;
@@ -21,9 +21,9 @@ pub(super) fn finish(
     completion: Completion,
     now: Timestamp,
 ) -> Result<Effects, StoreError> {
-    let job = held_job(commit.db, at)?
-        .finish(fence, completion.outcome, now)
-        .map_err(fenced)?;
+    let job = held_job(commit.db, at)?;
+    needs_room(commit, &job)?;
+    let job = job.finish(fence, completion.outcome, now).map_err(fenced)?;
     output::insert(commit, at, &completion.chunks)?;
     if let Some(artifact) = &completion.artifact {
         rows::put_artifact(commit, artifact)?;

@@ -34,6 +34,7 @@ pub(super) fn lease(
         Err(JobRefusal::NotRunnable) => return Ok(LeaseAttempt::NotRunnable),
         Err(_) => return Ok(LeaseAttempt::Ended),
     };
+    needs_room(commit, &job)?;
     rows::update_job(commit, &leased)?;
     // To jobs that wait, pending and creating are the same: nothing is to be settled.
     if job.input.kind() == JobKind::Create
@@ -57,6 +58,7 @@ pub(super) fn hand_back(
     now: Timestamp,
 ) -> Result<Effects, StoreError> {
     let held = held_job(commit.db, at)?;
+    needs_room(commit, &held)?;
     let free = held.hand_back(fence, begun).map_err(fenced)?;
     let environment = environment_of(commit.db, &free)?;
     let settled = admission::settle(&environment, std::slice::from_ref(&free), now);
@@ -107,6 +109,14 @@ pub(super) fn progress(
     job.guard(fence).map_err(fenced)?;
     job.progress = Some(progress);
     rows::update_job_record(commit, &job)
+}
+
+/// Refuses to go on with a job for which no room is kept, while there is no other.
+pub(super) fn needs_room(commit: &Commit<'_>, job: &Job) -> Result<(), StoreError> {
+    if job.input.kind().ends_environment() {
+        return Ok(());
+    }
+    commit.needs_room()
 }
 
 /// The environment of a job; it is there as long as its jobs are.

@@ -36,6 +36,9 @@ pub(super) fn submit(
     if let Some(job) = rows::job(commit.db, &own)? {
         return Ok(replayed(job));
     }
+    if !request.input.kind().ends_environment() {
+        commit.needs_room()?;
+    }
     let environment = rows::environment(commit.db, &at)?;
     if let Some(condition) = condition {
         let open = rows::count_open_jobs(commit.db, &at)?;

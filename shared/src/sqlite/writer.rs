@@ -9,7 +9,8 @@
 //!
 //! Invariants: an operation is answered only after the commit that holds it, or with that commit's failure; one that
 //! fails undoes only itself, and one that panics its batch, but never the thread; no transaction is open while the thread waits for work. After a failed commit nothing of
-//! the batch is there, and the next batch begins anew, so that the thread heals by itself when there is room again.
+//! the batch is there, and the next batch begins anew, so that the thread heals by itself when there is room again. What is
+//! not to use up the [`Reserve`] is not run while that is not whole.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,6 +22,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::Failure;
+use super::reserve::Reserve;
 use super::watches::Watches;
 use crate::ids::JobRef;
 use crate::ports::StoreError;
@@ -39,9 +41,21 @@ pub(super) struct Commit<'db> {
     /// The database.
     pub(super) db: &'db Connection,
     touched: Vec<JobRef>,
+    has_room: bool,
 }
 
 impl Commit<'_> {
+    /// Refuses what is not to use up the reserve, while that is not whole.
+    pub(super) fn needs_room(&self) -> Result<(), StoreError> {
+        if self.has_room {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable(
+            "the disk of the database is full: what room is kept is for ending environments"
+                .to_owned(),
+        ))
+    }
+
     /// Notes that a job's record or output changes with this commit.
     pub(super) fn touch(&mut self, job: JobRef) {
         self.touched.push(job);
@@ -93,12 +107,22 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread on its connection.
-    pub(super) fn start(db: Connection, watches: Arc<Watches>) -> io::Result<Self> {
+    /// Starts the thread on its connection, with the reserve of the database.
+    pub(super) fn start(
+        db: Connection,
+        reserve: Option<Reserve>,
+        watches: Arc<Watches>,
+    ) -> io::Result<Self> {
         let (tasks, waiting) = mpsc::channel(QUEUED);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || write_all(&db, waiting, &watches))?;
+            .spawn(move || {
+                let mut reserve = reserve;
+                write_all(&db, waiting, &watches, reserve.as_mut());
+                // In this order: see [`Reserve`].
+                drop(db);
+                drop(reserve);
+            })?;
         Ok(Self {
             tasks: Some(tasks),
             thread: Some(thread),
@@ -107,8 +131,23 @@ impl Writer {
 
     /// Runs an operation and returns when it is durable, or when it or its commit failed.
     ///
-    /// Dropping the future does not call an operation back that was handed in.
+    /// Dropping the future does not call an operation back that was handed in. On a full disk it is not run.
     pub(super) async fn commit<T, E, F>(&self, run: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: FnOnce(&mut Commit<'_>) -> Result<T, E> + Send + 'static,
+    {
+        self.commit_always(move |commit| {
+            commit.needs_room()?;
+            run(commit)
+        })
+        .await
+    }
+
+    /// The same for an operation that may use up the reserve, or that itself says when it needs room
+    /// ([`Commit::needs_room`]).
+    pub(super) async fn commit_always<T, E, F>(&self, run: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
@@ -140,12 +179,20 @@ impl Drop for Writer {
     }
 }
 
-fn write_all(db: &Connection, mut waiting: mpsc::Receiver<Box<dyn Task>>, watches: &Watches) {
+fn write_all(
+    db: &Connection,
+    mut waiting: mpsc::Receiver<Box<dyn Task>>,
+    watches: &Watches,
+    mut reserve: Option<&mut Reserve>,
+) {
     let mut tasks = Vec::with_capacity(BATCH);
     while !tasks.is_empty() || waiting.blocking_recv_many(&mut tasks, BATCH) > 0 {
         let mut touched = Vec::new();
         let mut run = 0;
-        let outcome = write_batch(db, &mut tasks, &mut run, &mut touched);
+        // Where the disk cannot be looked at, the commit itself tells what is wrong.
+        let has_room =
+            (reserve.as_deref_mut()).is_none_or(|reserve| reserve.is_whole().unwrap_or(true));
+        let outcome = write_batch(db, &mut tasks, &mut run, &mut touched, has_room);
         if outcome.is_err() && !db.is_autocommit() {
             // Where this fails too the connection is beyond use; the next BEGIN says so to its callers.
             let _ = db.execute_batch("ROLLBACK");
@@ -167,6 +214,7 @@ fn write_batch(
     tasks: &mut [Box<dyn Task>],
     run: &mut usize,
     touched: &mut Vec<JobRef>,
+    has_room: bool,
 ) -> Result<(), Failure> {
     let step = |sql| db.prepare_cached(sql)?.execute([]);
     let begun = Instant::now();
@@ -178,6 +226,7 @@ fn write_batch(
         let mut commit = Commit {
             db,
             touched: Vec::new(),
+            has_room,
         };
         // Nothing outlives a panic but the database, which is rolled back, and what the task was to answer with.
         let stays = catch_unwind(AssertUnwindSafe(|| task.run(&mut commit)))
@@ -209,7 +258,7 @@ mod tests {
         let db = Connection::open(folder.path().join("a.db")).expect("a database");
         db.execute_batch("CREATE TABLE numbers (number INTEGER)")
             .expect("a table");
-        Writer::start(db, Arc::default()).expect("a thread")
+        Writer::start(db, None, Arc::default()).expect("a thread")
     }
 
     fn insert(commit: &Commit<'_>, number: i64) -> Result<(), StoreError> {

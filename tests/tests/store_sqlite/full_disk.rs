@@ -4,11 +4,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use shared::job::Outcome;
+use shared::environment::{EnvironmentEvent, Phase};
+use shared::job::{JobInput, Outcome};
 use shared::output::{Offsets, Stream};
 use shared::ports::{StoreError, SubmitError};
 use tests::conformance::store::given::{
-    Given, all_at_once, chunk, completion, content, exec_input, result_of,
+    Given, all_at_once, chunk, completion, content, exec_input, result_of, worker,
 };
 
 use super::open;
@@ -140,6 +141,58 @@ async fn a_full_disk_is_told_and_healed_from() {
     given
         .finish(&held, completion(Outcome::success(result_of(""))))
         .await;
+}
+
+/// Whoever fills the disk takes what comes free before anybody else can.
+#[tokio::test(flavor = "multi_thread")]
+async fn environments_are_ended_on_a_full_disk() {
+    let disk = SmallDisk::new();
+    let given = Given::new(open(&disk.path("store.db")));
+    let mut running = Vec::new();
+    for number in 0..2 {
+        running.push(given.running(&format!("e-{number}")).await);
+    }
+    let waiting = given.exec(&running[0]).await;
+    fill(&disk.path("ballast"));
+    let mut refused = None;
+    for _ in 0..10_000 {
+        refused = given
+            .try_submit(&running[1], exec_input("true"))
+            .await
+            .err();
+        if refused.is_some() {
+            break;
+        }
+    }
+    let refused = refused.expect("it was never full");
+    assert!(
+        matches!(refused, SubmitError::Store(StoreError::Unavailable(_))),
+        "{refused:?}"
+    );
+    // Other work that was accepted before waits for room as well.
+    let lease = given
+        .store
+        .lease(&waiting.at(), &worker("worker-1"), None, given.now())
+        .await;
+    assert!(
+        matches!(lease, Err(StoreError::Unavailable(_))),
+        "{lease:?}"
+    );
+    for at in &running {
+        fill(&disk.path("more"));
+        given.store.beat(&worker("worker-1")).await.expect("alive");
+        let stop = given.submit(at, JobInput::Stop {}).await.job;
+        given.carry_out(&stop, EnvironmentEvent::Stopped).await;
+        let delete = given.submit(at, JobInput::Delete {}).await.job;
+        given.carry_out(&delete, EnvironmentEvent::Deleted).await;
+        assert_eq!(given.environment(at).await.phase, Phase::Deleted);
+    }
+    for ballast in ["ballast", "more"] {
+        std::fs::remove_file(disk.path(ballast)).expect("removed");
+    }
+    given.store.check().await.expect("it works again by itself");
+    let job = given.job(&waiting).await;
+    assert!(job.state.is_terminal(), "{job:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -140,6 +140,11 @@ impl Read {
         &self.job
     }
 
+    /// Whether the job has ended: all of its output is in the store, for as long as that keeps it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// Whether something was read that can be forgotten: it can be read again.
     pub(super) fn holds_output(&self) -> bool {
         !self.chunks.is_empty()

@@ -144,6 +144,9 @@ enum CutOff {
     /// The reader's key is not accepted any more.
     #[error("the key is not accepted any more")]
     Revoked,
+    /// The job is past its time, and what was not sent of its output is not there any more.
+    #[error("the rest of the output is gone")]
+    Gone,
 }
 
 /// One reader.
@@ -180,6 +183,9 @@ impl Reading {
             if let Some(text) = self.events() {
                 self.pings.reset();
                 return Ok(Some(Piece::bytes(text, permit)));
+            }
+            if self.read.as_ref().is_some_and(Read::has_ended) {
+                return Err(CutOff::Gone);
             }
             loop {
                 tokio::select! {

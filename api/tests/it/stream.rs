@@ -3,6 +3,8 @@
 use futures::StreamExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
+use shared::clock::{Clock as _, SystemClock};
+use shared::ports::Cutoffs;
 
 use crate::world::{World, key_of};
 
@@ -268,6 +270,35 @@ async fn a_stream_breaks_off_when_its_key_is_revoked() {
     let cancel = format!("/v1/jobs/{id}/cancel");
     let (rest, _) = tokio::join!(following, world.post(&cancel, json!({})));
     assert_eq!(of(&rest, "end").count(), 1);
+}
+
+#[tokio::test]
+async fn a_stream_breaks_off_when_its_job_is_removed() {
+    let world = World::new().await;
+    world.environment("e").await;
+    let job = world.exec("e", MUCH).await;
+    let id = job["id"].as_str().expect("an id");
+    let request = world.request(Method::GET, &format!("/v1/jobs/{id}/output/stream"));
+    let mut bytes = request.send().await.expect("a response").bytes_stream();
+    bytes.next().await.expect("a piece").expect("whole");
+    let now = SystemClock.now();
+    let all = Cutoffs {
+        jobs_before: now,
+        reads_before: now,
+        keys_before: now,
+    };
+    let removed = world.backends.store.prune(all, 10).await.expect("works");
+    assert!(removed.iter().any(|at| at.job.to_string() == id));
+    let last = loop {
+        match bytes.next().await {
+            Some(Ok(piece)) => {
+                assert!(!contains(&piece, b"event: end"));
+                assert!(!contains(&piece, b": ping"));
+            }
+            other => break other,
+        }
+    };
+    assert!(last.is_some_and(|piece| piece.is_err()), "it is cut off");
 }
 
 fn contains(piece: &[u8], part: &[u8]) -> bool {

@@ -3,15 +3,17 @@
 
 use std::fs::{File, FileTimes};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 use jiff::SignedDuration;
 use shared::clock::{Clock as _, SystemClock, new_job_id};
-use shared::ids::{EnvironmentUid, JobRef};
-use shared::job::JobState;
+use shared::environment::Phase;
+use shared::ids::{EnvironmentRef, EnvironmentUid, JobRef};
+use shared::job::{JobInput, JobState};
 use shared::orphan::OrphanKind;
 use shared::ports::{Runtime as _, Sight};
 use shared::staging::{self, STAGING_BUCKET};
@@ -199,5 +201,50 @@ async fn a_job_whose_hint_was_lost_is_told_to_the_queue_again() {
         site.job(&untold).await.state == JobState::Succeeded
     })
     .await;
+    site.end().await;
+}
+
+/// What the runtime says of the one environment never comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_that_cannot_be_looked_at_keeps_no_other_part_of_a_sweep_waiting() {
+    let mut site = Site::new().await;
+    let stuck: Arc<OnceLock<EnvironmentUid>> = Arc::default();
+    let looks = Arc::new(AtomicUsize::new(0));
+    let hanging = Refusing::hanging(Arc::clone(&site.runtime), {
+        let (stuck, looks) = (Arc::clone(&stuck), Arc::clone(&looks));
+        move |asked, uid| {
+            let hangs = asked == Asked::Inspect && uid.is_some() && uid == stuck.get();
+            if hangs {
+                looks.fetch_add(1, Ordering::SeqCst);
+            }
+            hangs
+        }
+    });
+    site.work(Arc::new(hanging));
+    let (one, other) = (site.running("one").await, site.running("other").await);
+    let uid_of = async |at: &EnvironmentRef| {
+        let found = site.store().environment(at).await.expect("works");
+        found.expect("it is there").uid
+    };
+    let phase_of = async |at: &EnvironmentRef| {
+        let found = site.store().environment(at).await.expect("works");
+        found.expect("it is there").phase
+    };
+    let (one_uid, other_uid) = (uid_of(&one).await, uid_of(&other).await);
+    stuck.set(one_uid.clone()).expect("set once");
+    // Behind the back of the worker.
+    site.runtime.kill(&one_uid, None).await.expect("killed");
+    wait_until("it is looked at", async || looks.load(Ordering::SeqCst) > 0).await;
+    for _ in 0..2 {
+        site.runtime.kill(&other_uid, None).await.expect("killed");
+        wait_until("the other one has failed", async || {
+            phase_of(&other).await == Phase::Failed
+        })
+        .await;
+        let start = site.submit(&other, JobInput::Start {}).await;
+        assert_eq!(site.ended(&start).await.state, JobState::Succeeded);
+    }
+    assert_eq!(looks.load(Ordering::SeqCst), 1, "never twice at once");
+    assert_eq!(phase_of(&one).await, Phase::Running);
     site.end().await;
 }

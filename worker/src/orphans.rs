@@ -11,6 +11,7 @@
 //! it itself, for as long as a container has, before it removes anything.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -19,6 +20,7 @@ use shared::orphan::{Orphan, OrphanKind};
 use shared::ports::{Holding, RuntimeError, StoreError};
 
 use crate::context::Context;
+use crate::sweep::Tending;
 
 /// How long a container goes on without a record.
 const CONTAINER_TIME: SignedDuration = SignedDuration::from_mins(10);
@@ -34,11 +36,12 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) struct Orphans(HashMap<EnvironmentUid, Instant>);
 
 impl Orphans {
-    /// Brings the list up to date and removes what is due. One that cannot be removed holds up no other: it stays in the
-    /// list and is tried again at the next look.
+    /// Brings the list up to date and begins to remove what is due. One that cannot be removed holds up no other: it stays
+    /// in the list and is tried again at the next look.
     pub(crate) async fn look(
         &mut self,
-        context: &Context,
+        context: &Arc<Context>,
+        tending: &Tending,
         holdings: &[Holding],
         owned: &HashSet<EnvironmentUid>,
     ) -> Result<(), StoreError> {
@@ -60,10 +63,22 @@ impl Orphans {
         if found != known {
             context.store.note_orphans(found.clone()).await?;
         }
-        for orphan in found.iter().filter(|orphan| orphan.goes_at <= now) {
-            if let Err(error) = remove(context, orphan).await {
-                tracing::warn!(uid = %orphan.uid, %error, "could not remove what has no environment");
-            }
+        let due: Vec<_> = found
+            .into_iter()
+            .filter(|orphan| orphan.goes_at <= now)
+            .collect();
+        for of_life in due.chunk_by(|one, next| one.uid == next.uid) {
+            let Some(first) = of_life.first() else {
+                continue;
+            };
+            let (context, parts) = (Arc::clone(context), of_life.to_vec());
+            tending.begin(&first.uid, async move {
+                for orphan in &parts {
+                    if let Err(error) = remove(&context, orphan).await {
+                        tracing::warn!(uid = %orphan.uid, %error, "could not remove what has no environment");
+                    }
+                }
+            });
         }
         Ok(())
     }

@@ -4,6 +4,9 @@
 //! those whose lifetime or idle time is over are deleted or stopped ([`Lifetimes`]);
 //! containers and volumes without an environment are removed after a while; ended jobs past their time are removed with
 //! what they staged. Only what carries this instance is ever seen here ([`Runtime::list`](shared::ports::Runtime::list)).
+//!
+//! A round waits for the store alone, and for a look at what the runtime has. What the runtime may take long for goes on
+//! beside the rounds: work on single environments ([`Tending`]), what is held ready, and the runtime's own tidying.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,16 +17,19 @@ use shared::environment::{Environment, EnvironmentEvent, Phase, Reason};
 use shared::ids::{EnvironmentUid, JobRef};
 use shared::job::QueueLane;
 use shared::lease::Observer;
-use shared::ports::{Cutoffs, Holding, Lane, RoleHolder, RuntimeError, Sight, StoreError};
+use shared::ports::{Cutoffs, Holding, RoleHolder, RuntimeError, StoreError};
 use shared::staging::{self, STAGING_BUCKET};
 use tokio_util::task::TaskTracker;
 
+use self::faults::Faults;
 use crate::context::Context;
 use crate::lifetimes::Lifetimes;
-use crate::links::LinkError;
 use crate::orphans::Orphans;
 use crate::republish::Republisher;
-use crate::restart;
+
+mod faults;
+mod tending;
+pub(crate) use self::tending::Tending;
 
 const ROLE: &str = "sweeper";
 const PERIOD: Duration = Duration::from_secs(5);
@@ -32,9 +38,6 @@ const REPUBLISH_LIMIT: usize = 500;
 
 /// Between two thorough rounds, which look for orphans and remove what is past its time.
 const THOROUGH_PERIOD: Duration = Duration::from_mins(1);
-
-/// Restarts of a PID 1 that was never seen to run since, after which it is not waited for any longer.
-const RESTARTS_MOST: u32 = 3;
 
 const STAGING_SECONDS: u64 = 24 * 3600;
 /// How long jobs that only read are kept.
@@ -61,8 +64,10 @@ struct Sweep {
     orphans: Orphans,
     /// What makes ready what shall be: one at most.
     holding: TaskTracker,
-    /// Restarts of PID 1 that are noted in the environment.
-    restarts: HashMap<EnvironmentUid, u32>,
+    /// The runtime's tidying: one at most.
+    tidying: TaskTracker,
+    faults: Faults,
+    tending: Tending,
     /// When the latest thorough round began.
     thorough: Option<Instant>,
 }
@@ -77,7 +82,9 @@ pub(crate) async fn keep(context: Arc<Context>) {
         lifetimes: Lifetimes::default(),
         orphans: Orphans::default(),
         holding: TaskTracker::new(),
-        restarts: HashMap::new(),
+        tidying: TaskTracker::new(),
+        faults: Faults::new(Arc::clone(&context)),
+        tending: Tending::until(context.soft.clone()),
         thorough: None,
     };
     loop {
@@ -89,8 +96,11 @@ pub(crate) async fn keep(context: Arc<Context>) {
             () = tokio::time::sleep(PERIOD) => {}
         }
     }
-    sweep.holding.close();
-    sweep.holding.wait().await;
+    for begun in [&sweep.holding, &sweep.tidying] {
+        begun.close();
+        begun.wait().await;
+    }
+    sweep.tending.ended().await;
 }
 
 impl Sweep {
@@ -109,23 +119,40 @@ impl Sweep {
         if thorough {
             told(self.prune().await);
             told(self.clean_staging().await);
-            told(self.context.runtime.tidy().await.map_err(SweepError::from));
+            self.tidy();
         }
         Ok(())
     }
 
-    /// Begins to make ready what is missing, unless it still goes on from a round before: a start may take long, or hang, and
-    /// nothing else of a sweep waits for it.
+    /// Begins to make ready what is missing, unless it still goes on from a round before: a start may take long, or hang.
     fn hold_ready(&self) {
-        if !self.holding.is_empty() {
+        let context = Arc::clone(&self.context);
+        self.beside(&self.holding, async move {
+            context.runtime.keep_warm(&context.warm).await
+        });
+    }
+
+    /// Begins to tidy the runtime, unless it still goes on from a round before: programs that it starts may hang.
+    fn tidy(&self) {
+        let context = Arc::clone(&self.context);
+        self.beside(&self.tidying, async move { context.runtime.tidy().await });
+    }
+
+    /// Begins something of which nothing may be going on, and which no round waits for.
+    fn beside(
+        &self,
+        tracker: &TaskTracker,
+        work: impl Future<Output = Result<(), RuntimeError>> + Send + 'static,
+    ) {
+        if !tracker.is_empty() {
             return;
         }
-        let context = Arc::clone(&self.context);
-        self.holding.spawn(async move {
+        let soft = self.context.soft.clone();
+        tracker.spawn(async move {
             tokio::select! {
-                kept = context.runtime.keep_warm(&context.warm) => told(kept.map_err(SweepError::from)),
+                done = work => told(done.map_err(SweepError::from)),
                 // As a crash would: whoever comes next goes on from what is there.
-                () = context.soft.cancelled() => {}
+                () = soft.cancelled() => {}
             }
         });
     }
@@ -149,11 +176,13 @@ impl Sweep {
             .filter(|held| held.alive)
             .map(|held| (held.uid.clone(), held))
             .collect();
-        self.restarts.retain(|uid, _| alive.contains_key(uid));
+        self.faults.retain(|uid| alive.contains_key(uid));
         self.look_after_running(&alive).await?;
         if thorough {
             let owned = self.owned().await?;
-            self.orphans.look(&self.context, &holdings, &owned).await?;
+            self.orphans
+                .look(&self.context, &self.tending, &holdings, &owned)
+                .await?;
         }
         Ok(())
     }
@@ -232,12 +261,11 @@ impl Sweep {
             after = Some(last.at());
             for environment in &page {
                 let Some(held) = alive.get(&environment.uid) else {
-                    told(self.mark_fault(environment).await);
+                    self.faults.look_at_missing(&self.tending, environment);
                     continue;
                 };
-                if held.restarts > 0 {
-                    self.mark_restart(environment, held.restarts).await;
-                }
+                self.faults
+                    .look_at_restarts(&self.tending, environment, held);
                 told(self.note_reach(environment, held).await);
                 told(self.look_for_idleness(environment).await);
             }
@@ -267,91 +295,7 @@ impl Sweep {
             },
             _ => return Ok(()),
         };
-        self.happened(environment, event).await
-    }
-
-    async fn happened(
-        &self,
-        environment: &Environment,
-        event: EnvironmentEvent,
-    ) -> Result<(), SweepError> {
-        let context = &self.context;
-        let effects = context
-            .store
-            .environment_event(
-                &environment.at(),
-                environment.generation,
-                event,
-                context.clock.now(),
-            )
-            .await?;
-        context.publish(effects).await;
-        Ok(())
-    }
-
-    async fn mark_fault(&self, environment: &Environment) -> Result<(), SweepError> {
-        let context = &self.context;
-        let reason = match context.runtime.inspect(&environment.uid).await? {
-            Sight::Alive => return Ok(()),
-            Sight::Starting { reason, restarts } => {
-                if restarts < environment.restarts.saturating_add(RESTARTS_MOST) {
-                    return match held_up(reason, environment.reason.as_ref()) {
-                        Some(event) => self.happened(environment, event).await,
-                        None => Ok(()),
-                    };
-                }
-                // Nothing of it goes on by itself.
-                let container = environment.container.as_deref();
-                context.runtime.kill(&environment.uid, container).await?;
-                reason.unwrap_or_else(|| {
-                    Reason::new("exited", "the environment's PID 1 does not stay")
-                })
-            }
-            Sight::Stopped { reason } => {
-                reason.unwrap_or_else(|| Reason::new("exited", "the environment's PID 1 has ended"))
-            }
-            Sight::Absent => Reason::new("absent", "the environment's container is gone"),
-        };
-        let Some(incarnation) = environment.incarnation.clone() else {
-            return Ok(());
-        };
-        tracing::warn!(environment = %environment.id, reason = reason.code, "an environment went away");
-        let fault = EnvironmentEvent::Fault {
-            incarnation,
-            reason,
-        };
-        self.happened(environment, fault).await
-    }
-
-    async fn mark_restart(&mut self, environment: &Environment, restarts: u32) {
-        let uid = &environment.uid;
-        let Some(incarnation) = &environment.incarnation else {
-            return;
-        };
-        if self.restarts.get(uid) == Some(&restarts) {
-            return;
-        }
-        let context = &self.context;
-        // A link that is kept is one to the start that is gone, and nobody may have noticed yet.
-        context.links.forget_all(uid);
-        let noted = match context.links.to(uid, incarnation, Lane::Control).await {
-            Ok(_) => Ok(()),
-            Err(LinkError::OtherIncarnation(link)) => {
-                let generation = environment.generation;
-                restart::noted(context, environment, generation, incarnation, &link)
-                    .await
-                    .and_then(|noted| noted.map(drop).ok_or("it is not running".to_owned()))
-            }
-            Err(error) => Err(error.to_string()),
-        };
-        match noted {
-            Ok(()) => {
-                self.restarts.insert(uid.clone(), restarts);
-            }
-            Err(why) => {
-                tracing::debug!(%uid, why, "a restart is not noted yet");
-            }
-        }
+        happened(&self.context, environment, event).await
     }
 
     /// The lives that some record stands for.
@@ -417,32 +361,28 @@ impl Sweep {
     }
 }
 
-/// What is to be noted of a running environment whose PID 1 does not run now, and of which that is told already. It is
-/// replaced when PID 1 is started again.
-fn held_up(reason: Option<Reason>, told: Option<&Reason>) -> Option<EnvironmentEvent> {
-    let news = reason.filter(|reason| told != Some(reason));
-    news.map(EnvironmentEvent::Note)
+/// Lets an environment know what was seen of it.
+async fn happened(
+    context: &Context,
+    environment: &Environment,
+    event: EnvironmentEvent,
+) -> Result<(), SweepError> {
+    let effects = context
+        .store
+        .environment_event(
+            &environment.at(),
+            environment.generation,
+            event,
+            context.clock.now(),
+        )
+        .await?;
+    context.publish(effects).await;
+    Ok(())
 }
 
 /// Says what went wrong; the next round tries it again.
 fn told(step: Result<(), SweepError>) {
     if let Err(error) = step {
         tracing::warn!(%error, "a part of the sweep was not done");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_holds_up_a_running_environment_is_noted_once() {
-        let no_image = Reason::new("image_pull_failed", "no such host");
-        let noted = held_up(Some(no_image.clone()), None);
-        assert_eq!(noted, Some(EnvironmentEvent::Note(no_image.clone())));
-        let crashed = Reason::new("exited", "PID 1 ended with exit code 1");
-        assert!(held_up(Some(no_image.clone()), Some(&crashed)).is_some());
-        assert_eq!(held_up(Some(no_image.clone()), Some(&no_image)), None);
-        assert_eq!(held_up(None, Some(&no_image)), None);
     }
 }

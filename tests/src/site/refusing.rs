@@ -1,4 +1,5 @@
-//! A real runtime that refuses some of what it is asked, as if its disk, its kernel or the way to it failed.
+//! A real runtime that refuses some of what it is asked, or never answers, as if its disk, its kernel or the way to it
+//! failed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,10 +30,11 @@ pub enum Asked {
 
 type Refuses = dyn Fn(Asked, Option<&EnvironmentUid>) -> bool + Send + Sync;
 
-/// A runtime with a rule of what it refuses.
+/// A runtime with a rule of what it refuses, and one of what it never answers.
 pub struct Refusing {
     inner: Arc<OciRuntime>,
     refuses: Box<Refuses>,
+    hangs: Box<Refuses>,
 }
 
 impl Refusing {
@@ -44,10 +46,25 @@ impl Refusing {
         Self {
             inner,
             refuses: Box::new(refuses),
+            hangs: Box::new(|_, _| false),
         }
     }
 
-    fn ask(&self, asked: Asked, uid: Option<&EnvironmentUid>) -> Result<(), RuntimeError> {
+    /// One that never answers where the rule says so.
+    pub fn hanging(
+        inner: Arc<OciRuntime>,
+        hangs: impl Fn(Asked, Option<&EnvironmentUid>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            hangs: Box::new(hangs),
+            ..Self::new(inner, |_, _| false)
+        }
+    }
+
+    async fn ask(&self, asked: Asked, uid: Option<&EnvironmentUid>) -> Result<(), RuntimeError> {
+        if (self.hangs)(asked, uid) {
+            std::future::pending::<()>().await;
+        }
         if (self.refuses)(asked, uid) {
             return Err(RuntimeError::Unavailable(format!("{asked:?} is refused")));
         }
@@ -70,12 +87,12 @@ impl Runtime for Refusing {
     }
 
     async fn stop(&self, uid: &EnvironmentUid, grace: Duration) -> Result<(), RuntimeError> {
-        self.ask(Asked::Stop, Some(uid))?;
+        self.ask(Asked::Stop, Some(uid)).await?;
         self.inner.stop(uid, grace).await
     }
 
     async fn delete(&self, uid: &EnvironmentUid) -> Result<(), RuntimeError> {
-        self.ask(Asked::Delete, Some(uid))?;
+        self.ask(Asked::Delete, Some(uid)).await?;
         self.inner.delete(uid).await
     }
 
@@ -84,17 +101,17 @@ impl Runtime for Refusing {
         uid: &EnvironmentUid,
         container: Option<&str>,
     ) -> Result<(), RuntimeError> {
-        self.ask(Asked::Kill, Some(uid))?;
+        self.ask(Asked::Kill, Some(uid)).await?;
         self.inner.kill(uid, container).await
     }
 
     async fn inspect(&self, uid: &EnvironmentUid) -> Result<Sight, RuntimeError> {
-        self.ask(Asked::Inspect, Some(uid))?;
+        self.ask(Asked::Inspect, Some(uid)).await?;
         self.inner.inspect(uid).await
     }
 
     async fn list(&self) -> Result<Vec<Holding>, RuntimeError> {
-        self.ask(Asked::List, None)?;
+        self.ask(Asked::List, None).await?;
         self.inner.list().await
     }
 
@@ -103,7 +120,7 @@ impl Runtime for Refusing {
         uid: &EnvironmentUid,
         lane: Lane,
     ) -> Result<Box<dyn RunnerIo>, RuntimeError> {
-        self.ask(Asked::Dial, Some(uid))?;
+        self.ask(Asked::Dial, Some(uid)).await?;
         self.inner.dial(uid, lane).await
     }
 

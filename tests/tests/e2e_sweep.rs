@@ -14,12 +14,13 @@ use shared::clock::{Clock as _, SystemClock, new_job_id};
 use shared::environment::Phase;
 use shared::ids::{EnvironmentRef, EnvironmentUid, JobRef};
 use shared::job::{JobInput, JobState};
+use shared::octets::Octets;
 use shared::orphan::OrphanKind;
 use shared::ports::{Runtime as _, Sight};
 use shared::staging::{self, STAGING_BUCKET};
 use tests::conformance::runtime::Bed;
 use tests::conformance::runtime::given::{self as runtime_given, Does};
-use tests::conformance::store::given::exec_input;
+use tests::conformance::store::given::{exec_input, list_input};
 use tests::program::{files_below, wait_until};
 use tests::site::{Asked, Refusing, Site};
 
@@ -131,15 +132,31 @@ async fn what_has_no_record_is_listed_and_then_goes_each_by_itself() {
     site.end().await;
 }
 
-/// Makes every staged object two days old.
-fn grow_old(folder: &Path) {
+/// Makes every staged object so many seconds old.
+fn grow_old(folder: &Path, seconds: u64) {
     let now = u64::try_from(SystemClock.now().as_second()).expect("after 1970");
-    let then = UNIX_EPOCH + Duration::from_secs(now - 2 * DAY);
+    let then = UNIX_EPOCH + Duration::from_secs(now - seconds);
     for file in files_below(folder) {
         let file = File::options().write(true).open(file).expect("opened");
         let times = FileTimes::new().set_modified(then);
         file.set_times(times).expect("set");
     }
+}
+
+/// Stages a part for a job, and gives its name.
+async fn put(site: &Site, job: &JobRef, number: u32) -> String {
+    let name = staging::part(job, number).expect("a name");
+    let content = stream::iter([Ok(Bytes::from_static(b"staged"))]).boxed();
+    site.blobs.put(&name, content).await.expect("put");
+    name.to_string()
+}
+
+/// The names of all that is staged, in order.
+async fn staged(site: &Site) -> Vec<String> {
+    let staged = site.blobs.list(STAGING_BUCKET, "").await.expect("a list");
+    let mut names: Vec<_> = staged.iter().map(|entry| entry.name.to_string()).collect();
+    names.sort();
+    names
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,29 +175,68 @@ async fn staged_content_goes_by_age_but_not_what_an_accepted_job_needs() {
         tenant: at.tenant.clone(),
         job: new_job_id(&SystemClock),
     };
-    let put = async |job: &JobRef, number: u32| {
-        let name = staging::part(job, number).expect("a name");
-        let content = stream::iter([Ok(Bytes::from_static(b"staged"))]).boxed();
-        site.blobs.put(&name, content).await.expect("put");
-        name
-    };
-    let kept = put(&open, 0).await;
+    let kept = put(&site, &open, 0).await;
     for job in [&ended, &unknown] {
-        put(job, 0).await;
+        put(&site, job, 0).await;
     }
-    grow_old(&site.folder.path().join("blobs"));
-    let young = put(&unknown, 1).await;
+    grow_old(&site.folder.path().join("blobs"), 2 * DAY);
+    let young = put(&site, &unknown, 1).await;
     site.clock.by(2 * MINUTE);
-    let mut left = [kept, young].map(|name| name.to_string());
+    let mut left = [kept, young];
     left.sort();
     wait_until("only what is needed or young is left", async || {
-        let staged = site.blobs.list(STAGING_BUCKET, "").await.expect("a list");
-        let mut names: Vec<_> = staged.iter().map(|entry| entry.name.to_string()).collect();
-        names.sort();
-        names == left
+        staged(&site).await == left
     })
     .await;
     assert_eq!(state(&open).await, JobState::Running);
+    site.end().await;
+}
+
+/// As if whoever ended the job had died before he removed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_staged_for_a_job_that_has_ended_goes_long_before_its_age() {
+    let mut site = Site::new().await;
+    site.work(Arc::clone(&site.runtime) as _);
+    let at = site.running("env").await;
+    let JobInput::Exec(mut command) = exec_input("sleep 1000") else {
+        unreachable!("it is a command");
+    };
+    command.timeout_seconds = 3600;
+    let open = site.submit(&at, JobInput::Exec(command)).await;
+    let ended = site.submit(&at, exec_input("true")).await;
+    let read = site.submit(&at, list_input()).await;
+    let mut nowhere = list_input();
+    if let JobInput::List { path, .. } = &mut nowhere {
+        *path = Octets::from("nowhere");
+    }
+    let failed = site.submit(&at, nowhere).await;
+    for (job, state) in [
+        (&open, JobState::Running),
+        (&ended, JobState::Succeeded),
+        (&read, JobState::Succeeded),
+        (&failed, JobState::Failed),
+    ] {
+        wait_until("it is so far", async || site.job(job).await.state == state).await;
+    }
+    let unknown = JobRef {
+        tenant: at.tenant.clone(),
+        job: new_job_id(&SystemClock),
+    };
+    let mut left = Vec::new();
+    for job in [&open, &read, &unknown] {
+        left.push(put(&site, job, 0).await);
+    }
+    for job in [&ended, &failed] {
+        put(&site, job, 0).await;
+    }
+    grow_old(&site.folder.path().join("blobs"), 5 * MINUTE);
+    left.push(put(&site, &ended, 1).await);
+    left.sort();
+    site.clock.by(2 * MINUTE);
+    wait_until("only what may be needed is left", async || {
+        staged(&site).await == left
+    })
+    .await;
     site.end().await;
 }
 

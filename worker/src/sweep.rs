@@ -22,12 +22,14 @@ use shared::staging::{self, STAGING_BUCKET};
 use tokio_util::task::TaskTracker;
 
 use self::faults::Faults;
+use self::staged::Staged;
 use crate::context::Context;
 use crate::lifetimes::Lifetimes;
 use crate::orphans::Orphans;
 use crate::republish::Republisher;
 
 mod faults;
+mod staged;
 mod tending;
 pub(crate) use self::tending::Tending;
 
@@ -39,7 +41,6 @@ const REPUBLISH_LIMIT: usize = 500;
 /// Between two thorough rounds, which look for orphans and remove what is past its time.
 const THOROUGH_PERIOD: Duration = Duration::from_mins(1);
 
-const STAGING_SECONDS: u64 = 24 * 3600;
 /// How long jobs that only read are kept.
 pub(crate) const READS_KEPT: SignedDuration = SignedDuration::from_mins(10);
 const KEYS_KEPT: SignedDuration = SignedDuration::from_hours(24);
@@ -68,6 +69,7 @@ struct Sweep {
     tidying: TaskTracker,
     faults: Faults,
     tending: Tending,
+    staged: Staged,
     /// When the latest thorough round began.
     thorough: Option<Instant>,
 }
@@ -85,6 +87,7 @@ pub(crate) async fn keep(context: Arc<Context>) {
         tidying: TaskTracker::new(),
         faults: Faults::new(Arc::clone(&context)),
         tending: Tending::until(context.soft.clone()),
+        staged: Staged::default(),
         thorough: None,
     };
     loop {
@@ -118,7 +121,7 @@ impl Sweep {
         self.hold_ready();
         if thorough {
             told(self.prune().await);
-            told(self.clean_staging().await);
+            told(self.staged.clean(&self.context).await);
             self.tidy();
         }
         Ok(())
@@ -336,24 +339,6 @@ impl Sweep {
                 .list(STAGING_BUCKET, &staging::prefix(&at))
                 .await?
             {
-                context.blobs.delete(&entry.name).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes staged content by its age, unless its job still waits for it.
-    async fn clean_staging(&self) -> Result<(), SweepError> {
-        let context = &self.context;
-        for entry in context.blobs.list(STAGING_BUCKET, "").await? {
-            if entry.age_seconds < STAGING_SECONDS {
-                continue;
-            }
-            let job = match staging::job_of(&entry.name) {
-                Some(at) => context.store.job(&at).await?,
-                None => None,
-            };
-            if job.is_none_or(|job| job.state.is_terminal()) {
                 context.blobs.delete(&entry.name).await?;
             }
         }

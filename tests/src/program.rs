@@ -29,6 +29,7 @@ mod client;
 mod events;
 mod folder;
 mod ground;
+mod history;
 mod host;
 pub mod ordinary;
 mod output;
@@ -38,6 +39,7 @@ pub use client::{Answer, Client, id_of};
 pub use events::Followed;
 pub use folder::DataFolder;
 use ground::Ground;
+pub use history::all_ended_long_ago;
 pub use host::{files_below, is_stopped, processes_with, resident, wait_until};
 pub use output::{Drain, Gap, Output};
 

@@ -2,11 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt as _;
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tests::program::{Answer, Client, Program, files_below, resident, wait_until};
+use tests::program::{
+    Answer, Client, Program, all_ended_long_ago, files_below, is_stopped, resident, wait_until,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -179,110 +183,290 @@ async fn seen(client: &Client, path: &str) -> Option<String> {
     }
 }
 
-/// Sends a request and kills the service as soon as the condition holds.
-async fn killed_when(
+/// Sends a request to a service that freezes at a point of its code, waits there until it looks as said, kills it, and
+/// starts another one. Nobody was answered.
+async fn killed_at(
     place: &mut Place,
-    request: reqwest::RequestBuilder,
-    what: &str,
-    condition: impl Fn(&Place) -> bool,
+    point: &str,
+    request: impl FnOnce(&Client) -> RequestBuilder,
+    (what, looks): (&str, impl Fn(&Place) -> bool),
 ) {
-    let sent = tokio::spawn(async move {
-        match request.send().await {
-            Ok(response) => response.bytes().await.map(drop),
-            Err(error) => Err(error),
-        }
-    });
-    wait_until(what, async || condition(place) || sent.is_finished()).await;
     place.program.kill9();
-    let _ = sent.await;
+    place
+        .program
+        .set("EM_FAILPOINT", Some(&format!("{point}:stop")));
+    place.program.restart().await;
+    let client = place.client();
+    let request = request(&client);
+    let sent = tokio::spawn(async move { client.try_send(request).await });
+    wait_until(&format!("it is frozen at {point}"), async || {
+        is_stopped(place.program.pid())
+    })
+    .await;
+    wait_until(what, async || looks(place)).await;
+    place.program.kill9();
+    let answer = sent.await.expect("it ends");
+    assert!(answer.is_err(), "{point}: {answer:?}");
+    place.program.set("EM_FAILPOINT", None);
     place.program.restart().await;
 }
 
-/// Whether a moment has come.
-type Seen = fn(&Place) -> bool;
+/// A body that begins as it should and then goes neither on nor to its end.
+fn endless(mebibytes: usize) -> reqwest::Body {
+    let pieces = (0..mebibytes).map(|number| Ok::<_, std::io::Error>(piece(number)));
+    let stalled = futures::stream::iter(pieces).chain(futures::stream::pending());
+    reqwest::Body::wrap_stream(stalled)
+}
 
-#[tokio::test]
-async fn an_upload_that_is_killed_is_whole_or_not_there() {
-    let mut place = Place::new().await;
-    place
-        .client()
-        .put_file("env", "old", "old")
-        .await
-        .expect(200);
-    let moments: [(&str, Seen); 3] = [
-        ("the body is staged", |place| blobs_on_their_way(place) > 0),
-        ("the content is staged", |place| staged(place) > 0),
-        ("the file is written", |place| !drafts(place).is_empty()),
-    ];
-    for (number, (what, moment)) in moments.into_iter().enumerate() {
-        for path in [format!("new{number}"), "old".to_owned()] {
-            let before = seen(&place.client(), &path).await;
-            let (content, sum) = body(48 + number);
-            let request = place.client().request(Method::PUT, &at("content", &path));
-            killed_when(&mut place, request.body(content), what, moment).await;
-            let found = seen(&place.client(), &path).await;
-            let accepted = place.client().get("/v1/jobs?kind=upload").await.json();
-            let newest = &accepted["jobs"][0];
-            if newest["input"]["path"] == path.as_str()
-                && newest["input"]["size"] == (48 + number) * MIB
-            {
-                let ended = place
-                    .client()
-                    .ended(newest["id"].as_str().expect("an id"))
-                    .await;
-                assert_eq!(
-                    ended["state"], "succeeded",
-                    "an accepted upload is done: {ended}"
-                );
-                assert_eq!(seen(&place.client(), &path).await, Some(sum));
-            } else {
-                assert_eq!(found, before, "one that was not accepted changes nothing");
-            }
-        }
-    }
-    wait_until("no draft is left", async || drafts(&place).is_empty()).await;
-    assert_eq!(blobs_on_their_way(&place), 0);
+/// Whether content of at least one mebibyte is on its way into the volume.
+fn some_is_written(place: &Place) -> bool {
+    let is_large = |path: &PathBuf| path.metadata().is_ok_and(|found| found.len() >= MIB as u64);
+    drafts(place)
+        .iter()
+        .any(|draft| is_large(draft) || draft.is_dir() && files_below(draft).iter().any(&is_large))
+}
+
+/// The jobs of a kind, newest first.
+async fn jobs_of(client: &Client, kind: &str) -> Vec<Value> {
+    let found = client.get(&format!("/v1/jobs?kind={kind}")).await;
+    let jobs = found.expect(200).json()["jobs"].clone();
+    jobs.as_array().expect("a list").clone()
+}
+
+/// What lies under a name of the volume, as the machine sees it.
+fn on_disk(place: &Place, path: &str) -> Option<String> {
+    let bytes = std::fs::read(place.volume.join(path)).ok()?;
+    Some(sha256(&bytes))
 }
 
 #[tokio::test]
-async fn reads_that_are_killed_leave_nothing() {
+async fn an_upload_that_is_killed_while_it_comes_in_never_was() {
     let mut place = Place::new().await;
-    let (content, sum) = body(64);
+    let client = place.client();
+    client.put_file("env", "old", "old").await.expect(200);
+    let before = on_disk(&place, "old");
+    for (what, path) in [
+        ("content", "new"),
+        ("content", "old"),
+        ("archive", "folder"),
+    ] {
+        let client = place.client();
+        let request = client
+            .request(Method::PUT, &at(what, path))
+            .body(endless(8));
+        let sent = tokio::spawn(async move { client.try_send(request).await });
+        wait_until("most of it is here", async || {
+            let incoming = files_below(&place.program.folder().path().join("blobs/.tmp"));
+            let sizes = incoming.iter().filter_map(|path| path.metadata().ok());
+            sizes.map(|found| found.len()).sum::<u64>() >= 4 * MIB as u64
+        })
+        .await;
+        place.program.kill9();
+        assert!(sent.await.expect("it ends").is_err());
+        place.program.restart().await;
+        settled(&place).await;
+        assert_eq!(on_disk(&place, "old"), before);
+        assert_eq!(seen(&place.client(), "new").await, None);
+        assert_eq!(seen(&place.client(), "folder").await, None);
+    }
+    let client = place.client();
+    assert_eq!(jobs_of(&client, "upload").await.len(), 1, "that of `old`");
+    assert_eq!(jobs_of(&client, "unpack").await, [] as [Value; 0]);
+    for path in ["new", "old"] {
+        let (content, sum) = body(8);
+        put(&client, "content", path, content).await.expect(200);
+        assert_eq!(seen(&client, path).await, Some(sum));
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_killed_once_it_is_accepted_is_done_once_and_whole() {
+    let mut place = Place::new().await;
+    let client = place.client();
+    client.put_file("env", "old", "old").await.expect(200);
+    let mut size = 20;
+    let mut accepted = 1;
+    for path in ["new", "old"] {
+        for point in ["content_opening", "content_ending", "content_written"] {
+            let before = on_disk(&place, path);
+            let (content, sum) = body(size);
+            let is_visible = point == "content_written";
+            let request = |client: &Client| {
+                client
+                    .request(Method::PUT, &at("content", path))
+                    .body(content)
+            };
+            let looks = |place: &Place| {
+                let found = on_disk(place, path);
+                let so_far = if is_visible {
+                    Some(&sum)
+                } else {
+                    before.as_ref()
+                };
+                assert_eq!(found.as_ref(), so_far, "{point}: whole or as it was");
+                staged(place) == 1 && (point != "content_ending" || some_is_written(place))
+            };
+            killed_at(&mut place, point, request, ("it is on its way", looks)).await;
+            settled(&place).await;
+            accepted += 1;
+            size += 1;
+            let client = place.client();
+            let jobs = jobs_of(&client, "upload").await;
+            assert_eq!(jobs.len(), accepted, "{point}");
+            assert_eq!(jobs[0]["state"], "succeeded", "{point}: {}", jobs[0]);
+            assert_eq!(jobs[0]["result"]["sha256"], sum.as_str(), "{point}");
+            assert_eq!(seen(&client, path).await, Some(sum), "{point}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_archive_that_is_killed_once_it_is_accepted_is_unpacked_once_and_whole() {
+    let mut place = Place::new().await;
+    let client = place.client();
+    let make = "mkdir -p src/a/b there/a; echo old >there/a/kept; \
+                for i in $(seq 20); do head -c 1500000 /dev/urandom >src/a/b/$i; done";
+    client.printed("env", make).await;
+    let archive = client.get(&at("archive", "src")).await.expect(200).body;
+    let mut accepted = 0;
+    for path in ["fresh", "there"] {
+        for point in ["content_opening", "content_ending", "content_written"] {
+            let unpacked = place.volume.join(path).join("a/b");
+            let names = files_below(&unpacked).len();
+            let is_visible = point == "content_written";
+            let archive = archive.clone();
+            let request = |client: &Client| {
+                client
+                    .request(Method::PUT, &at("archive", path))
+                    .body(archive)
+            };
+            let looks = |place: &Place| {
+                let found = files_below(&unpacked).len();
+                assert_eq!(found, if is_visible { 20 } else { names }, "{point}");
+                staged(place) == 1 && (point != "content_ending" || some_is_written(place))
+            };
+            killed_at(&mut place, point, request, ("it is on its way", looks)).await;
+            settled(&place).await;
+            accepted += 1;
+            let client = place.client();
+            let jobs = jobs_of(&client, "unpack").await;
+            assert_eq!(jobs.len(), accepted, "{point}");
+            assert_eq!(jobs[0]["state"], "succeeded", "{point}: {}", jobs[0]);
+            let compare = format!("diff -r src/a/b {path}/a/b && cat there/a/kept");
+            assert_eq!(client.printed("env", &compare).await, "old\n", "{point}");
+            client.printed("env", &format!("rm -r {path}/a/b")).await;
+        }
+    }
+}
+
+/// How much of an answer comes before it breaks off, of which the first piece was awaited before the kill.
+async fn read_before_a_kill(place: &mut Place, request: RequestBuilder) -> usize {
+    let response = request.send().await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    let mut bytes = response.bytes_stream();
+    let mut read = bytes.next().await.expect("a piece").expect("bytes").len();
+    place.program.kill9();
+    loop {
+        match bytes.next().await {
+            Some(Ok(piece)) => read += piece.len(),
+            Some(Err(_)) => return read,
+            None => panic!("{read} bytes are passed off as the whole"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn reads_that_are_killed_are_never_taken_for_whole_and_leave_nothing() {
+    const SIZE: usize = 64;
+    let mut place = Place::new().await;
+    let (content, sum) = body(SIZE);
     put(&place.client(), "content", "dir/large", content)
         .await
         .expect(200);
-    for what in ["content", "archive"] {
-        let path = if what == "content" {
-            "dir/large"
-        } else {
-            "dir"
-        };
+    settled(&place).await;
+    for (what, kind, path) in [
+        ("content", "download", "dir/large"),
+        ("archive", "pack", "dir"),
+    ] {
+        // While the service still reads.
+        let request = |client: &Client| client.request(Method::GET, &at(what, path));
+        let looks = ("a part is there", |place: &Place| staged(place) > 0);
+        killed_at(&mut place, "part_told", request, looks).await;
+        settled(&place).await;
+        let jobs = jobs_of(&place.client(), kind).await;
+        assert_eq!(jobs[0]["error"]["code"], "interrupted", "{}", jobs[0]);
+
+        // While the caller does, who is slower than the service.
         let request = place.client().request(Method::GET, &at(what, path));
-        killed_when(&mut place, request, "parts are there", |place| {
-            staged(place) > 1
-        })
-        .await;
+        let read = read_before_a_kill(&mut place, request).await;
+        assert!(read < SIZE * MIB, "{read}");
+        // Nobody may read it any more, and it goes as soon as that is long ago.
+        all_ended_long_ago(&place.program, kind);
+        place.program.restart().await;
         settled(&place).await;
     }
-    assert_eq!(seen(&place.client(), "dir/large").await, Some(sum));
+    let client = place.client();
+    assert_eq!(seen(&client, "dir/large").await, Some(sum.clone()));
+    let response = client.request(Method::GET, &at("archive", "dir"));
+    let archive = client.send(response).await.expect(200);
+    put(&client, "archive", "copy", archive.body)
+        .await
+        .expect(200);
+    assert_eq!(seen(&client, "copy/large").await, Some(sum));
+}
+
+#[tokio::test]
+async fn files_of_the_original_endpoints_that_are_killed_are_whole_or_not_there() {
+    let mut place = Place::new().await;
+    let content = STANDARD.encode(piece(7));
+    let download = json!({ "environment_id": "env", "path": "new", "encoding": "base64" });
+    let mut upload = download.clone();
+    upload["content"] = json!(content);
+    let post = |path: &'static str, body: &Value| {
+        let body = body.clone();
+        move |client: &Client| client.request(Method::POST, path).json(&body)
+    };
+    let looks = ("nothing is seen of it", |place: &Place| {
+        assert_eq!(on_disk(place, "new"), None);
+        staged(place) == 1
+    });
+    let request = post("/upload_to_environment", &upload);
+    killed_at(&mut place, "content_ending", request, looks).await;
+    settled(&place).await;
+    assert_eq!(seen(&place.client(), "new").await, Some(sha256(&piece(7))));
+    let looks = ("a part is there", |place: &Place| staged(place) > 0);
+    let request = post("/download_from_environment", &download);
+    killed_at(&mut place, "part_told", request, looks).await;
+    settled(&place).await;
+    let client = place.client();
+    let again = client.post("/upload_to_environment", &upload).await;
+    again.expect(200);
+    let read = client.post("/download_from_environment", &download).await;
+    assert_eq!(read.expect(200).json()["content"], content);
 }
 
 #[tokio::test]
 async fn a_publish_that_is_killed_is_done_once_and_whole() {
     let mut place = Place::new().await;
-    let (content, sum) = body(64);
+    let (content, sum) = body(24);
     put(&place.client(), "content", "large", content)
         .await
         .expect(200);
-    let request = place
-        .client()
-        .request(Method::POST, "/v1/environments/env/artifacts");
+    settled(&place).await;
     let publish = json!({ "path": "large", "bucket": "results", "destination": "large" });
-    let request = request.header("Prefer", "wait=60").json(&publish);
-    killed_when(&mut place, request, "the object is written", |place| {
-        blobs_on_their_way(place) > 0
-    })
-    .await;
+    let request = |client: &Client| {
+        let request = client.request(Method::POST, "/v1/environments/env/artifacts");
+        request.header("Prefer", "wait=60").json(&publish)
+    };
+    let looks = ("the object is there", |place: &Place| {
+        place
+            .program
+            .folder()
+            .path()
+            .join("blobs/results/large")
+            .exists()
+    });
+    killed_at(&mut place, "object_written", request, looks).await;
     settled(&place).await;
     let client = place.client();
     let artifacts = client.get("/v1/artifacts").await.expect(200).json();
@@ -299,39 +483,6 @@ async fn a_publish_that_is_killed_is_done_once_and_whole() {
         .await
         .expect(200);
     assert_eq!(sha256(&content.body), sum);
-}
-
-#[tokio::test]
-async fn an_archive_that_is_killed_is_unpacked_whole_or_not_at_all() {
-    let mut place = Place::new().await;
-    let client = place.client();
-    client.printed("env", "mkdir -p src/a/b there/a; for i in $(seq 40); do head -c 1000000 /dev/urandom >src/a/b/$i; done; echo old >there/a/kept").await;
-    let archive = client.get(&at("archive", "src")).await.expect(200).body;
-    for (number, path) in ["fresh", "there", "fresh2", "there"]
-        .into_iter()
-        .enumerate()
-    {
-        let request = place.client().request(Method::PUT, &at("archive", path));
-        let request = request.body(archive.clone());
-        killed_when(&mut place, request, "it is unpacked", |place| {
-            !drafts(place).is_empty()
-        })
-        .await;
-        settled(&place).await;
-        let client = place.client();
-        let newest: Value = client.get("/v1/jobs?kind=unpack").await.json()["jobs"][0].clone();
-        assert_eq!(
-            newest["state"], "succeeded",
-            "{number}: an accepted archive is unpacked: {newest}"
-        );
-        let same = client
-            .printed(
-                "env",
-                &format!("diff -r src/a/b {path}/a/b && cat there/a/kept"),
-            )
-            .await;
-        assert_eq!(same, "old\n");
-    }
 }
 
 #[tokio::test]

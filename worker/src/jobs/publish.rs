@@ -13,6 +13,7 @@ use shared::ports::{BlobError, BlobInfo, BlobName, BlobStream, Completion, Lane}
 use tonic::Status;
 
 use crate::execute::{End, Task};
+use crate::failpoint::failpoint;
 use crate::jobs::files::read::{self, FileBytes};
 use crate::jobs::files::{self, Effect, Failure};
 
@@ -34,7 +35,9 @@ pub(crate) async fn run(task: &Task, input: &PublishInput) -> End {
         |client, _permit| async move {
             let (head, bytes) = read::open(client, &input.path, read::most(task)).await?;
             let breakage = Breakage::default();
-            match task.context.blobs.put(name, noting(bytes, &breakage)).await {
+            let put = task.context.blobs.put(name, noting(bytes, &breakage)).await;
+            failpoint("object_written");
+            match put {
                 Ok(info) if info.size == head.length => {
                     Ok(End::Finish(Box::new(completion(task, input, name, info))))
                 }

@@ -8,6 +8,7 @@ use shared::job::{ByteContent, JobResult, Outcome};
 use shared::octets::Octets;
 
 use crate::execute::{End, Task};
+use crate::failpoint::failpoint;
 use crate::jobs::files::send::{self, Words};
 use crate::jobs::files::{self, Effect, Failure};
 
@@ -36,6 +37,7 @@ pub(crate) async fn run(task: &Task, path: &Octets, content: &ByteContent) -> En
                 failure = send::trouble(task, brakes) => return Err(failure),
                 reply = client.unpack(events) => reply?.into_inner(),
             };
+            failpoint("content_written");
             if reply.size != size {
                 return Err(Failure::misbehaved("it unpacked something else"));
             }

@@ -7,6 +7,7 @@ use shared::job::{ByteContent, JobResult, Outcome};
 use shared::octets::Octets;
 
 use crate::execute::{End, Task};
+use crate::failpoint::failpoint;
 use crate::jobs::files::send::{self, Words};
 use crate::jobs::files::{self, Effect, Failure};
 
@@ -38,6 +39,7 @@ pub(crate) async fn run(
                 failure = send::trouble(task, brakes) => return Err(failure),
                 reply = client.write_file(events) => reply?.into_inner(),
             };
+            failpoint("content_written");
             if reply.size != size || reply.sha256.len() != 32 {
                 return Err(Failure::misbehaved("it wrote something else"));
             }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::Failure;
 use super::read::{FileBytes, most, too_large};
 use crate::execute::{End, Task};
+use crate::failpoint::failpoint;
 
 /// Pieces on their way into a part.
 const PIECES: usize = 4;
@@ -177,7 +178,10 @@ impl Told<'_> {
         };
         let (store, at) = (&self.task.context.store, &self.task.at);
         match store.progress(at, self.task.fence(), progress).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                failpoint("part_told");
+                Ok(())
+            }
             Err(StoreError::Fenced) => Err(Failure::End(End::Dropped)),
             Err(error) => Err(unkept(&error)),
         }

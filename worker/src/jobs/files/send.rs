@@ -18,6 +18,7 @@ use tonic::Status;
 
 use super::{ANSWER_TIME, Failure, cancelled};
 use crate::execute::Task;
+use crate::failpoint::failpoint;
 
 /// Said of a runner that does not read on, or does not answer at the end.
 const STALLED: &str = "the environment took too long to take the content or to confirm it";
@@ -94,6 +95,7 @@ pub(in crate::jobs) async fn open(
     task: &Task,
     content: &ByteContent,
 ) -> Result<(u64, BlobStream), Failure> {
+    failpoint("content_opening");
     match content {
         ByteContent::Inline(data) => {
             let data = data.0.clone();
@@ -177,6 +179,7 @@ fn events<T: Send + 'static>(
         },
     );
     let last = stream::once(async move {
+        failpoint("content_ending");
         if !gate.pass() {
             std::future::pending::<()>().await;
         }

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! It begins with the input that came with the command. Invariants: `taken` never passes `accepted`, and both only grow;
-//! what was accepted once is not accepted again, so that a repeated write is a no-op; at most [`BACKLOG_BYTES`] wait for
-//! the environment, however slowly the command reads.
+//! what was accepted once is not accepted again, so that a repeated write is a no-op, also after the job's end; at most
+//! [`BACKLOG_BYTES`] wait for the environment, however slowly the command reads.
 
 use bytes::{Buf as _, Bytes};
 
@@ -93,7 +93,7 @@ impl Intake {
         if !open {
             return Err(StdinRefusal::NotOpen);
         }
-        if job.state.is_terminal() {
+        if job.state.is_terminal() && !self.knows(&write) {
             return Err(StdinRefusal::Ended);
         }
         let offset = write.offset.unwrap_or(self.accepted);
@@ -117,6 +117,14 @@ impl Intake {
             ..*self
         };
         Ok(Accepted { intake, news })
+    }
+
+    /// Whether there is nothing new in a write.
+    fn knows(&self, write: &StdinWrite) -> bool {
+        let end = write
+            .offset
+            .map(|offset| offset.saturating_add(write.data.len() as u64));
+        end.is_some_and(|end| end <= self.accepted) && (self.closed || !write.eof)
     }
 
     /// The environment has all bytes below an offset; `broken` where nobody there reads any more.

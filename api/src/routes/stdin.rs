@@ -31,10 +31,10 @@ pub(crate) struct StdinView {
 
 /// Writes to the standard input of a command that was started with `"stdin_open": true`.
 ///
-/// With `offset` a call can be repeated: bytes that are known are passed over, a gap is a conflict that says the next
-/// offset. Without it the bytes are appended, and a call that broke must not be repeated. A command that does not read
-/// makes the call wait; after `sync_wait_seconds` it is 429, and the bytes before `next_offset` in its detail are
-/// accepted.
+/// With `offset` a call can be repeated, also after the command's end: bytes that are known are passed over, a gap is a
+/// conflict that says the next offset. Without it the bytes are appended, and a call that broke must not be repeated. A
+/// command that does not read makes the call wait; after `sync_wait_seconds` it is 429, and the bytes before `next_offset`
+/// in its detail are accepted.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/stdin", tag = "jobs",
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The bytes, any number of them"),

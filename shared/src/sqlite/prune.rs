@@ -6,8 +6,8 @@
 
 use rusqlite::{Connection, params};
 
-use super::rows;
 use super::writer::Commit;
+use super::{rows, stdin};
 use crate::ids::{EnvironmentRef, JobRef};
 use crate::ports::{Cutoffs, StoreError};
 
@@ -70,6 +70,7 @@ pub(super) fn remove_job(commit: &mut Commit<'_>, at: &JobRef) -> Result<bool, S
         .db
         .prepare_cached("DELETE FROM job_labels WHERE tenant = ?1 AND job = ?2")?
         .execute(params![at.tenant.as_str(), rows::job_key(&at.job)])?;
+    stdin::forget(commit, at)?;
     let removed = commit
         .db
         .prepare_cached("DELETE FROM jobs WHERE tenant = ?1 AND id = ?2")?

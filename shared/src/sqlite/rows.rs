@@ -209,7 +209,7 @@ pub(super) fn update_job(commit: &mut Commit<'_>, job: &Job) -> Result<(), Store
             to_json(job)?,
         ])?;
     if job.state.is_terminal() && matches!(&job.input, JobInput::Exec(exec) if exec.stdin_open) {
-        stdin::forget(commit, &job.at())?;
+        stdin::drop_waiting(commit, &job.at())?;
     }
     commit.touch(job.at());
     Ok(())

@@ -120,17 +120,25 @@ pub(super) fn taken(
     Ok(())
 }
 
+/// Drops what waits of the input of a job that has ended. How far it was stays as long as the job, so that a repeated
+/// write is known.
+pub(super) fn drop_waiting(commit: &mut Commit<'_>, at: &JobRef) -> Result<(), StoreError> {
+    let waiting = "DELETE FROM stdin WHERE tenant = ?1 AND job = ?2";
+    remove(commit, at, waiting)
+}
+
 /// Drops all that is kept of a job's input.
 pub(super) fn forget(commit: &mut Commit<'_>, at: &JobRef) -> Result<(), StoreError> {
-    for sql in [
-        "DELETE FROM stdin WHERE tenant = ?1 AND job = ?2",
-        "DELETE FROM stdin_intakes WHERE tenant = ?1 AND job = ?2",
-    ] {
-        commit
-            .db
-            .prepare_cached(sql)?
-            .execute(params![at.tenant.as_str(), rows::job_key(&at.job)])?;
-    }
+    drop_waiting(commit, at)?;
+    let intake = "DELETE FROM stdin_intakes WHERE tenant = ?1 AND job = ?2";
+    remove(commit, at, intake)
+}
+
+fn remove(commit: &mut Commit<'_>, at: &JobRef, sql: &str) -> Result<(), StoreError> {
+    commit
+        .db
+        .prepare_cached(sql)?
+        .execute(params![at.tenant.as_str(), rows::job_key(&at.job)])?;
     Ok(())
 }
 

@@ -84,6 +84,7 @@ pub async fn suite<M: AsyncFn() -> Arc<dyn Store>>(make: M) {
             a_command_that_does_not_read_takes_only_so_much,
             input_is_taken_under_a_lease_alone,
             what_takes_no_input_says_why,
+            a_write_that_is_repeated_after_the_end_is_known,
             racing_writes_at_one_offset_are_one_write,
             input_wakes,
         }

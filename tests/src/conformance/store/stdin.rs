@@ -3,10 +3,12 @@
 use shared::ids::Fence;
 use shared::job::{Job, JobInput, Outcome};
 use shared::octets::Octets;
-use shared::ports::{StdinError, StoreError};
+use shared::ports::{Cutoffs, StdinError, StoreError};
 use shared::stdin::{BACKLOG_BYTES, PIECE_BYTES, StdinRefusal, StdinWrite, Waiting};
 
-use super::given::{Given, all_at_once, at_last, completion, content, exec_input, result_of};
+use super::given::{
+    Given, all_at_once, at_last, completion, content, environment, exec_input, result_of,
+};
 
 /// A command whose input is open and begins with `first`.
 fn open_exec(first: &str) -> JobInput {
@@ -206,6 +208,48 @@ pub(super) async fn what_takes_no_input_says_why(given: &Given) {
     let missing = write(given, &none, None, b"x", false).await;
     assert!(matches!(missing, Err(StdinError::NoSuchJob)), "{missing:?}");
     assert_eq!(waiting(given, &none, 0, 9).await, Waiting::default());
+}
+
+pub(super) async fn a_write_that_is_repeated_after_the_end_is_known(given: &Given) {
+    let job = running(given, "01").await;
+    for (offset, data) in [(2, b"abc"), (5, b"def")] {
+        let written = write(given, &job, Some(offset), data, false).await;
+        assert_eq!(written.expect("accepted"), offset + 3);
+    }
+    given
+        .finish(&job, completion(Outcome::success(result_of(""))))
+        .await;
+    for (offset, data) in [(2, &b"abc"[..]), (5, b"def"), (0, b"01abcdef"), (8, b"")] {
+        let again = write(given, &job, Some(offset), data, false).await;
+        assert_eq!(again.expect("known"), 8, "{offset}");
+    }
+    for (offset, data, eof) in [
+        (Some(5), &b"defg"[..], false),
+        (Some(9), b"", false),
+        (None, b"", false),
+        (Some(8), b"", true),
+    ] {
+        let refused = refusal(write(given, &job, offset, data, eof).await);
+        assert_eq!(refused, StdinRefusal::Ended, "{offset:?}");
+    }
+    let closed = given.submit(&environment("e"), open_exec("")).await.job;
+    let closed = given.lease(&closed).await.job;
+    let written = write(given, &closed, Some(0), b"all", true).await;
+    assert_eq!(written.expect("accepted"), 3);
+    given
+        .finish(&closed, completion(Outcome::success(result_of(""))))
+        .await;
+    let again = write(given, &closed, Some(0), b"all", true).await;
+    assert_eq!(again.expect("known"), 3);
+    let now = given.now();
+    let cutoffs = Cutoffs {
+        jobs_before: now,
+        reads_before: now,
+        keys_before: now,
+    };
+    given.store.prune(cutoffs, 100).await.expect("pruned");
+    let gone = write(given, &closed, Some(0), b"all", true).await;
+    assert!(matches!(gone, Err(StdinError::NoSuchJob)), "{gone:?}");
 }
 
 pub(super) async fn racing_writes_at_one_offset_are_one_write(given: &Given) {

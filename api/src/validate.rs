@@ -102,10 +102,30 @@ impl Faults {
         );
     }
 
-    /// Marks of the caller's own.
+    /// Marks of the caller's own by which records are found.
     pub(crate) fn labels(&mut self, field: &str, labels: &BTreeMap<String, String>) {
-        let fits = labels.len() <= MAX_LABELS
-            && labels.iter().all(|(name, value)| {
+        self.marks(field, labels);
+        self.label_names(field, labels.keys());
+    }
+
+    /// Names of labels. A filter reads what is before the first `=` as the name.
+    pub(crate) fn label_names<'a>(
+        &mut self,
+        field: &str,
+        names: impl IntoIterator<Item = &'a String>,
+    ) {
+        for name in names.into_iter().filter(|name| name.contains('=')) {
+            self.add(
+                field,
+                format!("the name {name:?} must be without =: lists are filtered by name=value"),
+            );
+        }
+    }
+
+    /// Marks of the caller's own.
+    pub(crate) fn marks(&mut self, field: &str, marks: &BTreeMap<String, String>) {
+        let fits = marks.len() <= MAX_LABELS
+            && marks.iter().all(|(name, value)| {
                 (1..=MAX_LABEL_NAME).contains(&name.len())
                     && value.len() <= MAX_LABEL_VALUE
                     && !name.contains('\0')
@@ -242,6 +262,18 @@ mod tests {
         faults.env(&vars("A", "hunter2\0"));
         let problem = faults.finish().expect_err("NUL");
         assert!(!format!("{problem:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_label_can_be_found_by_its_name() {
+        let named = |name: &str| [(name.to_owned(), "a=b".to_owned())].into();
+        assert!(!faulty(|f| f.labels("labels", &named("a/b c"))));
+        assert!(faulty(|f| f.labels("labels", &named("a=b"))));
+        assert!(!faulty(|f| f.marks("metadata", &named("a=b"))));
+        for bad in ["", "a\0"] {
+            assert!(faulty(|f| f.labels("labels", &named(bad))));
+            assert!(faulty(|f| f.marks("metadata", &named(bad))));
+        }
     }
 
     #[test]

@@ -187,7 +187,7 @@ impl Service {
             None => return Err(Problem::invalid("path", "is missing")),
         };
         let metadata = asked.metadata.unwrap_or_default();
-        faults.labels("metadata", &metadata);
+        faults.marks("metadata", &metadata);
         let destination = asked
             .destination
             .unwrap_or_else(|| format!("{environment}/{job}/{}", file_name(&path)));

@@ -227,7 +227,10 @@ fn checked_patch(asked: PatchEnvironment) -> Result<EnvironmentPatch, Problem> {
     let shown = labels
         .iter()
         .map(|(name, value)| (name.clone(), value.clone().unwrap_or_default()));
-    faults.labels("labels", &shown.collect());
+    faults.marks("labels", &shown.collect());
+    // One that has such a name from before can still be removed.
+    let set = labels.iter().filter(|(_, value)| value.is_some());
+    faults.label_names("labels", set.map(|(name, _)| name));
     faults.lifetime("ttl_seconds", asked.ttl_seconds.flatten());
     faults.lifetime("idle_timeout_seconds", asked.idle_timeout_seconds.flatten());
     faults.finish()?;

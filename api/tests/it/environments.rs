@@ -216,6 +216,7 @@ async fn labels_and_times_are_changed() {
         (json!({"idle_timeout_seconds": -1}), "idle_timeout_seconds"),
         (json!({"labels": {"": "x"}}), "labels"),
         (json!({"labels": {"a": 1}}), "labels.a"),
+        (json!({"labels": {"a=b": "x"}}), "labels"),
         (json!({"image": "host"}), "image"),
     ] {
         let refused = patch(body.clone()).await.expect(422).json();
@@ -239,7 +240,7 @@ async fn jobs_are_found_by_their_labels() {
         world
             .post("/v1/environments", json!({"id": environment}))
             .await;
-        let body = json!({"command": "true", "labels": {"run": run, "odd=name": "x"}});
+        let body = json!({"command": "true", "labels": {"run": run, "odd/name": "x=y"}});
         let path = format!("/v1/environments/{environment}/exec");
         world.post(&path, body).await.expect(202);
     }
@@ -248,6 +249,7 @@ async fn jobs_are_found_by_their_labels() {
         ("label=run=1&environment=e", 1),
         ("label=run=3", 0),
         ("label=run=", 0),
+        ("label=odd/name=x=y", 3),
         ("kind=exec&environment=e", 2),
     ] {
         let page = world

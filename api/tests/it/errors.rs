@@ -161,6 +161,11 @@ async fn fields_that_cannot_be_taken_are_named() {
         (exec, json!({"command": "a", "labels": {"": "x"}}), "labels"),
         (
             exec,
+            json!({"command": "a", "labels": {"a=b": "x"}}),
+            "labels",
+        ),
+        (
+            exec,
             json!({"command": "a", "callback_url": "http://x"}),
             "callback_url",
         ),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use shared::clock::SystemClock;
+use shared::clock::{Clock, SystemClock};
 use shared::config::{ImageSettings, NetworkSettings};
 use shared::ids::{EnvironmentUid, InstanceId};
 use shared::ports::Runtime;
@@ -26,6 +26,7 @@ pub(crate) struct Bench {
     foreign: InstanceId,
     pub(crate) images: ImageSettings,
     pub(crate) network: NetworkSettings,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Bench {
@@ -54,6 +55,7 @@ impl Bench {
             foreign: InstanceId::from_random(rand::random()),
             images: ImageSettings::default(),
             network: NetworkSettings::default(),
+            clock: Arc::new(SystemClock),
         }
     }
 
@@ -96,7 +98,7 @@ impl Bench {
             network: self.network.clone(),
             ..OciSettings::new(self.folder())
         };
-        OciRuntime::open(&settings, instance.clone(), Arc::new(SystemClock)).expect("opens")
+        OciRuntime::open(&settings, instance.clone(), Arc::clone(&self.clock)).expect("opens")
     }
 
     pub(crate) fn bed(&self) -> Bed {

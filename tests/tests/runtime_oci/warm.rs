@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +17,13 @@ use shared::ports::{Runtime, Sight, Warm};
 use shared::secret::Secret;
 use tests::conformance::runtime::given::{Bed, Given, Lodging, until};
 use tests::images::Tiny;
+use tests::site::SetForward;
 
 use crate::bench::{Bench, is_rootless};
 use crate::crashes::Holder;
+
+/// Seconds for which nothing is made anew that did not stay, at first.
+const PAUSE: u64 = 10;
 
 /// The names that were born ready and are nobody's yet.
 fn ready(bench: &Bench) -> BTreeSet<String> {
@@ -34,6 +39,13 @@ fn ready(bench: &Bench) -> BTreeSet<String> {
 fn wanted(lodging: &Lodging, count: usize) -> Vec<Warm> {
     let spec = lodging.placement.spec.clone();
     vec![Warm { spec, count }]
+}
+
+/// Lets its time be set forward.
+fn set_forward(bench: &mut Bench) -> Arc<SetForward> {
+    let clock = Arc::new(SetForward::default());
+    bench.clock = Arc::clone(&clock) as _;
+    clock
 }
 
 /// Has so many ready of what a life asks for.
@@ -137,7 +149,8 @@ async fn only_what_is_alike_is_taken() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_wanted_any_more_goes_and_what_is_missing_comes() {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    let clock = set_forward(&mut bench);
     let given = bench.given();
     let lodging = given.life();
     keep(&lodging, 3).await;
@@ -162,6 +175,9 @@ async fn what_is_not_wanted_any_more_goes_and_what_is_missing_comes() {
     })
     .await;
     keep(&lodging, 2).await;
+    assert!(ready(&bench).is_empty(), "there is a pause first");
+    clock.by(PAUSE);
+    keep(&lodging, 2).await;
     let two = ready(&bench);
     assert!(two.len() == 2 && !two.contains(name), "{two:?}");
     // Another image or other limits: the setting has changed.
@@ -177,11 +193,16 @@ async fn what_is_not_wanted_any_more_goes_and_what_is_missing_comes() {
     bench.assert_nothing_left();
 }
 
-fn ready_pid(bench: &Bench, name: &str) -> Pid {
+/// The folder of one that is ready, unless it went meanwhile.
+fn ready_home(bench: &Bench, name: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(bench.folder()).expect("a folder");
     let mut paths = entries.map(|entry| entry.expect("an entry").path());
-    let home = paths.find(|path| path.to_string_lossy().ends_with(name));
-    let text = fs::read_to_string(home.expect("a folder").join("bundle/pid"));
+    paths.find(|path| path.to_string_lossy().ends_with(name))
+}
+
+fn ready_pid(bench: &Bench, name: &str) -> Pid {
+    let home = ready_home(bench, name).expect("a folder");
+    let text = fs::read_to_string(home.join("bundle/pid"));
     Pid::from_raw(text.expect("a pid file").trim().parse().expect("a pid"))
 }
 
@@ -193,10 +214,8 @@ async fn until_all_answer(bench: &Bench) {
 }
 
 fn answers(bench: &Bench, name: &str) -> bool {
-    let entries = fs::read_dir(bench.folder()).expect("a folder");
-    let mut paths = entries.map(|entry| entry.expect("an entry").path());
     // One that went meanwhile is not waited for.
-    let Some(home) = paths.find(|path| path.to_string_lossy().ends_with(name)) else {
+    let Some(home) = ready_home(bench, name) else {
         return true;
     };
     // By way of the open folder, since a socket's address ends at 107 bytes.
@@ -336,6 +355,77 @@ async fn one_that_does_not_answer_is_not_handed_out() {
     assert!(ready(&bench).is_empty());
     assert_eq!(life.run("id -u").await.text(), "1000");
     life.delete().await;
+    bench.assert_nothing_left();
+}
+
+/// Its PID 1 is started and ends, again and again: each time nothing is made for twice as long.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_does_not_stay_is_made_anew_after_ever_longer_pauses() {
+    let mut bench = Bench::new();
+    let clock = set_forward(&mut bench);
+    let life = bench.given().life();
+    keep(&life, 1).await;
+    for pause in [PAUSE, 2 * PAUSE] {
+        until_all_answer(&bench).await;
+        let name = ready(&bench).pop_first().expect("one");
+        kill(ready_pid(&bench, &name), Signal::SIGKILL).expect("killed");
+        until(async || {
+            // The kernel may take a moment to end it.
+            keep(&life, 1).await;
+            !ready(&bench).contains(&name)
+        })
+        .await;
+        clock.by(pause / 2);
+        keep(&life, 1).await;
+        assert_eq!(ready(&bench), BTreeSet::new());
+        clock.by(pause / 2);
+        keep(&life, 1).await;
+        assert_eq!(ready(&bench).len(), 1);
+    }
+    life.runtime.keep_warm(&[]).await.expect("none are held");
+    bench.assert_nothing_left();
+}
+
+/// Nothing of it can be read: whoever asks gets another one, and what runs of it is ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_broken_fails_no_create_and_is_thrown_away() {
+    let bench = Bench::new();
+    let given = bench.given();
+    let life = given.life();
+    keep(&life, 1).await;
+    let name = ready(&bench).pop_first().expect("one");
+    let home = ready_home(&bench, &name).expect("a folder");
+    let record = home.join("environment.json");
+    fs::remove_file(&record).expect("removed");
+    fs::create_dir(&record).expect("made");
+    assert_eq!(created(&life).await, life.uid().as_str());
+    assert!(ready(&bench).is_empty());
+    assert_eq!(life.run("id -u").await.text(), "1000");
+    life.delete().await;
+    bench.assert_nothing_left();
+}
+
+/// All but one hang: that one is taken, and those that hang go as soon as somebody needs them.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_that_hang_the_one_that_answers_is_taken() {
+    let bench = Bench::new();
+    let given = bench.given();
+    let life = given.life();
+    keep(&life, 6).await;
+    until_all_answer(&bench).await;
+    let names: Vec<_> = ready(&bench).into_iter().collect();
+    let hung = &names[..names.len() - 1];
+    for name in hung {
+        kill(ready_pid(&bench, name), Signal::SIGSTOP).expect("stopped");
+    }
+    assert_eq!(created(&life).await, names[names.len() - 1]);
+    let other = given.life();
+    assert_eq!(created(&other).await, other.uid().as_str());
+    assert!(ready(&bench).is_empty());
+    for life in [life, other] {
+        assert_eq!(life.run("id -u").await.text(), "1000");
+        life.delete().await;
+    }
     bench.assert_nothing_left();
 }
 

@@ -1,7 +1,7 @@
 //! The cluster as the adapter's operations see it: its objects, the shared watch, and one operation per life at a time.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -17,8 +17,8 @@ use super::access::Access;
 use super::fault::failed;
 use super::names;
 use super::settings::KubernetesSettings;
-use super::warm::Pauses;
 use super::watch::Watched;
+use crate::runtime::pauses::Pauses;
 
 /// What every operation needs.
 pub(super) struct Cluster {
@@ -33,7 +33,8 @@ pub(super) struct Cluster {
     /// For streams: it repeats nothing.
     pub(super) exec: Client,
     pub(super) watched: Watched,
-    pauses: Mutex<Pauses>,
+    /// Shapes of which no pod is made ready for now.
+    pub(super) pauses: Pauses,
     turns: Mutex<HashMap<EnvironmentUid, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -56,14 +57,9 @@ impl Cluster {
             settings,
             instance,
             clock,
-            pauses: Mutex::default(),
+            pauses: Pauses::default(),
             turns: Mutex::default(),
         }
-    }
-
-    /// Shapes of which no pod is made ready for now.
-    pub(super) fn pauses(&self) -> MutexGuard<'_, Pauses> {
-        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the life's turn: what changes it is done one after the other.

@@ -15,7 +15,6 @@
 //! be had waits longer and longer, and keeps no other from being made.
 
 mod fitness;
-mod pauses;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -37,7 +36,6 @@ use super::{make, names, pod};
 use crate::failpoint::failpoint;
 
 use fitness::{Fitness, is_nobodys};
-pub(super) use pauses::Pauses;
 
 /// Pods that one round makes at most, of each shape.
 const MADE_AT_ONCE: usize = 10;
@@ -61,7 +59,7 @@ impl Cluster {
             let here = ready.remove(&shape).unwrap_or_default();
             let kept = self.keep_shape(warm, &shape, here).await;
             if kept.is_err() {
-                self.pauses().failed(&shape, self.clock.monotonic());
+                self.pauses.failed(&shape, self.clock.monotonic());
             }
             done = both(done, kept);
         }
@@ -80,11 +78,11 @@ impl Cluster {
     ) -> Result<(), RuntimeError> {
         let (unfit, here) = self.unfit(here);
         let paused = {
-            let (mut pauses, now) = (self.pauses(), self.clock.monotonic());
+            let now = self.clock.monotonic();
             if !unfit.is_empty() {
-                pauses.failed(shape, now);
+                self.pauses.failed(shape, now);
             }
-            pauses.is_paused(shape, now)
+            self.pauses.is_paused(shape, now)
         };
         for pod in unfit.iter().chain(here.iter().skip(warm.count)) {
             self.drop_warm(pod).await?;

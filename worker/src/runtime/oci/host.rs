@@ -13,10 +13,11 @@
 //!
 //! A kill does not wait for the lock, since who holds it may be waiting for that very process.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shared::clock::Clock;
@@ -35,7 +36,6 @@ use super::layout::{Home, Layout};
 use super::life::{Life, make_folders};
 use super::lock::Lock;
 use super::network;
-use super::pauses::Pauses;
 use super::process::{FirstProcess, Proof};
 use super::program::Program;
 use super::ranges::Ranges;
@@ -43,6 +43,7 @@ use super::record::Record;
 use super::settings::OciSettings;
 use super::skeleton::Skeletons;
 use super::standing::Standing;
+use crate::runtime::pauses::Pauses;
 
 /// This machine, as a place for environments.
 pub(super) struct Host {
@@ -55,6 +56,8 @@ pub(super) struct Host {
     pub(super) skeletons: Skeletons,
     pub(super) images: Images,
     pub(super) pauses: Pauses,
+    /// Of what is held ready, what was silent when it was needed.
+    pub(super) doubted: Mutex<HashSet<EnvironmentUid>>,
     pub(super) network: NetworkSettings,
     pub(super) runner: PathBuf,
 }
@@ -91,6 +94,7 @@ impl Host {
             skeletons: Skeletons::begin(layout.images(), layout.locks())?,
             images: Images::open(layout.data(), settings.images.clone(), Arc::clone(&clock))?,
             pauses: Pauses::default(),
+            doubted: Mutex::default(),
             network: settings.network.clone(),
             layout,
             clock,
@@ -241,7 +245,7 @@ impl Host {
 }
 
 /// Whether the machine was started anew since the container was.
-fn is_of_another_start(home: &Home) -> bool {
+pub(super) fn is_of_another_start(home: &Home) -> bool {
     match (fs::read_to_string(home.boot()), boot()) {
         (Ok(then), Ok(now)) => then != now,
         _ => false,

@@ -7,7 +7,7 @@
 //!         │  parent                           what this process may do here, and how an ordinary user comes to it
 //!         ├─ checks, trial                    what the machine must have
 //!         ├─ life, container                  the folder and the container of one life
-//!         ├─ warm, pauses                     lives that are held ready, and taken
+//!         ├─ warm                             lives that are held ready, and taken
 //!         ├─ layout, record, lock, ranges     what is where, whose it is, one at a time, which host uids
 //!         ├─ ground, skeleton, image          what an environment stands on: this machine's programs, or an image
 //!         ├─ tree, stage, idmap, userns       how that is mounted, and with whose ids
@@ -45,7 +45,6 @@ mod lock;
 mod namespace;
 mod network;
 mod parent;
-mod pauses;
 mod process;
 mod program;
 mod ranges;

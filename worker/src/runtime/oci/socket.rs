@@ -9,6 +9,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{self as blocking, UnixListener};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -71,6 +73,28 @@ pub(super) fn answers(folder: &Path, limit: Duration) -> io::Result<bool> {
     }
 }
 
+/// The same of many, asked at once: the number of each and whether it says anything, in the order in which that is known.
+/// It blocks only as long as its answers are waited for.
+pub(super) fn ask_all(
+    folders: impl Iterator<Item = PathBuf>,
+    limit: Duration,
+) -> impl Iterator<Item = (usize, bool)> {
+    let (say, said) = mpsc::channel();
+    for (number, folder) in folders.enumerate() {
+        let says = say.clone();
+        let asking = thread::Builder::new()
+            .name("ask".to_owned())
+            .spawn(move || {
+                // Nobody may be waiting for it any more.
+                let _ = says.send((number, answers(&folder, limit).unwrap_or(false)));
+            });
+        if asking.is_err() {
+            let _ = say.send((number, false));
+        }
+    }
+    said.into_iter()
+}
+
 fn open(folder: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(openat(CWD, folder, flags, Mode::empty())?)
@@ -83,6 +107,34 @@ fn below(folder: &OwnedFd) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_are_asked_at_once() {
+        const ALL: usize = 4;
+        let folder = tempfile::tempdir().expect("a folder");
+        let together = std::sync::Arc::new(std::sync::Barrier::new(ALL));
+        let folders: Vec<PathBuf> = (0..=ALL)
+            .map(|number| folder.path().join(number.to_string()))
+            .collect();
+        for folder in &folders {
+            fs::create_dir(folder).expect("made");
+        }
+        for folder in &folders[..ALL] {
+            let listener = UnixListener::from(listen(folder).expect("listens"));
+            let together = std::sync::Arc::clone(&together);
+            thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("a connection");
+                // None answers before all were asked.
+                together.wait();
+                stream.write_all(b"x").expect("answered");
+            });
+        }
+        let minute = Duration::from_mins(1);
+        let mut said: Vec<_> = ask_all(folders.into_iter(), minute).collect();
+        said.sort_unstable();
+        let expected: Vec<_> = (0..=ALL).map(|number| (number, number < ALL)).collect();
+        assert_eq!(said, expected, "nobody listens in the last folder");
+    }
 
     #[tokio::test]
     async fn a_long_path_is_no_hindrance_and_a_dead_listener_is_refused() {

@@ -12,6 +12,8 @@
 //!   that dies after it has taken it for that very life. Whoever is asked for the life next finds it and settles the rest.
 //! - Who makes or removes what is held ready holds the lock of its name, as does the OCI runtime while it starts the
 //!   container: what is locked is left alone, and so is whatever a dead worker's OCI runtime is still busy with.
+//! - None of them can fail a create: what cannot be taken, or does not answer, is thrown away, and the create makes its own.
+//! - What does not stay, or does not answer, is made anew only after a pause, as what could not be made.
 //! - Whatever could differ between two environments is in the shape, but for their variables, which come with each
 //!   command. A service that starts containers in another way takes none of the old ones, and removes them.
 
@@ -19,6 +21,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -30,7 +33,7 @@ use shared::ports::{Placement, RuntimeError, Warm};
 use super::fault::unavailable;
 use super::files;
 use super::ground::Ground;
-use super::host::Host;
+use super::host::{Host, is_of_another_start};
 use super::layout::{Entry, Ready};
 use super::life::Life;
 use super::limits::Limits;
@@ -49,10 +52,40 @@ const MADE_AT_ONCE: usize = 10;
 /// How long PID 1 of one that shall be taken may take to say anything. It has nothing else to do.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
+/// How long it may take where there may be others: it takes less than a millisecond on a machine that is not busy.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// How many are given a moment in turn before all that are left are asked at once,
+const ASKED_IN_TURN: usize = 4;
+
+/// so many of them at most.
+const ASKED_AT_ONCE: usize = 32;
+
 /// What shall be ready of one shape.
 struct Wanted<'a> {
     spec: &'a EnvironmentSpec,
     count: usize,
+}
+
+/// What became of an attempt to take one.
+enum Attempt {
+    /// It is the life's.
+    Taken,
+    /// It is alive and has said nothing yet.
+    Silent,
+    /// It is somebody else's, or not alive.
+    Unfit,
+}
+
+/// What a round finds of one.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is ready, or somebody works on it.
+    Stays,
+    /// It is not there any more.
+    Went,
+    /// Nor is this one, which had been started and did not stay, or did not answer.
+    Fell,
 }
 
 /// How a round went.
@@ -77,60 +110,123 @@ impl Host {
     /// keeps nothing of the others from being done.
     pub(super) fn keep_ready(&self, wanted: &[Warm]) -> Result<Kept, RuntimeError> {
         let mut ready = self.all_ready()?;
+        self.doubted()
+            .retain(|name| ready.values().flatten().any(|ready| ready.name == *name));
         failpoint("warm_listed");
         let mut kept = Kept::default();
         let mut short = Vec::new();
         for (shape, Wanted { spec, count }) in self.by_shape(wanted, &mut kept) {
-            let mut here = 0;
+            let (mut here, mut fell) = (0, false);
             for found in ready.remove(&shape).unwrap_or_default() {
-                let stays = self.stays(&found, here < count);
-                here += usize::from(kept.done(&spec.image, stays).unwrap_or_default());
+                let fate = kept.done(&spec.image, self.fate(&found, here < count));
+                here += usize::from(fate == Some(Fate::Stays));
+                fell |= fate == Some(Fate::Fell);
+            }
+            if fell {
+                self.pause(&shape);
             }
             short.push((spec, shape, count.saturating_sub(here)));
         }
         for found in ready.values().flatten() {
-            kept.done("what is not wanted", self.stays(found, false));
+            kept.done("what is not wanted", self.fate(found, false));
         }
         for (spec, shape, count) in short {
-            if count > 0 && !self.pauses.is_paused(&spec.image, self.clock.monotonic()) {
+            if count > 0 && !self.is_paused(&shape) {
                 let made =
                     (0..count.min(MADE_AT_ONCE)).try_for_each(|_| self.make_ready(spec, &shape));
-                self.note(&spec.image, made, &mut kept);
+                if made.is_err() {
+                    self.pause(&shape);
+                }
+                kept.done(&spec.image, made);
             }
         }
         Ok(kept)
     }
 
-    /// Notes how it went, so that what failed is not tried again at once.
-    fn note<T>(&self, image: &str, went: Result<T, RuntimeError>, kept: &mut Kept) -> Option<T> {
-        self.pauses
-            .note(image, went.is_ok(), self.clock.monotonic());
-        kept.done(image, went)
+    /// Lets nothing be made for a while of what has failed.
+    fn pause(&self, what: &str) {
+        self.pauses.failed(what, self.clock.monotonic());
     }
 
-    /// One that is ready and of the placement's shape, now its life; none where none fits.
+    fn is_paused(&self, what: &str) -> bool {
+        self.pauses.is_paused(what, self.clock.monotonic())
+    }
+
+    /// One that is ready and of the placement's shape, now its life; none where none fits or can be had.
     pub(super) fn take(&self, placement: &Placement) -> Result<Option<Life>, RuntimeError> {
-        let mut ready = self.all_ready()?;
-        if ready.is_empty() {
-            return Ok(None);
-        }
-        let shape = self.with_image(&placement.spec.image, |image| {
-            self.shape(&placement.spec, image)
-        })?;
-        let of_shape = shape.and_then(|shape| ready.remove(&shape));
-        let mut taken = false;
-        for found in of_shape.unwrap_or_default() {
-            taken = self.take_one(&found, placement)?;
-            if taken {
-                break;
-            }
-        }
+        let taken = self.take_any(placement).unwrap_or_else(|error| {
+            tracing::warn!(%error, "what is held ready cannot be looked at");
+            false
+        });
         if !taken {
             return Ok(None);
         }
         failpoint("warm_taken");
         let life = self.own(&placement.uid)?;
         life.map(|life| self.settle(life, placement)).transpose()
+    }
+
+    /// Takes the first one that can be taken. Those that say nothing cost a moment each, and all of them together what one
+    /// may take.
+    fn take_any(&self, placement: &Placement) -> Result<bool, RuntimeError> {
+        let mut ready = self.all_ready()?;
+        if ready.is_empty() {
+            return Ok(false);
+        }
+        let shape = self.with_image(&placement.spec.image, |image| {
+            self.shape(&placement.spec, image)
+        })?;
+        let of_shape = shape.and_then(|shape| ready.remove(&shape));
+        let mut silent = Vec::new();
+        for found in of_shape.unwrap_or_default() {
+            if silent.len() == ASKED_IN_TURN {
+                silent.push(found);
+                continue;
+            }
+            match self.attempt(&found, placement, Some(MOMENT)) {
+                Attempt::Taken => return Ok(true),
+                Attempt::Silent => silent.push(found),
+                Attempt::Unfit => {}
+            }
+        }
+        silent.truncate(ASKED_AT_ONCE);
+        Ok(self.take_slow(&silent, placement))
+    }
+
+    /// Takes the first one that answers of some that have said nothing yet. Those that do not answer in time are removed.
+    fn take_slow(&self, silent: &[Ready], placement: &Placement) -> bool {
+        let names = silent.iter().map(|ready| ready.name.clone());
+        self.doubted().extend(names);
+        let homes = silent.iter().map(|ready| self.layout.ready(ready));
+        let asked = socket::ask_all(homes.map(|home| home.folder().to_owned()), ANSWER_TIME);
+        let mut hung = Vec::new();
+        for (number, answers) in asked {
+            let Some(ready) = silent.get(number) else {
+                continue;
+            };
+            if !answers {
+                hung.push(ready);
+            } else if matches!(self.attempt(ready, placement, None), Attempt::Taken) {
+                return true;
+            }
+        }
+        for ready in hung {
+            self.throw_away(ready, "it does not answer");
+        }
+        false
+    }
+
+    /// The same as [`Host::take_one`], but for one with which something is wrong: that is thrown away.
+    fn attempt(&self, ready: &Ready, placement: &Placement, ask: Option<Duration>) -> Attempt {
+        self.take_one(ready, placement, ask)
+            .unwrap_or_else(|error| {
+                // It may have gone wrong when it had its new name already.
+                if matches!(self.own(&placement.uid), Ok(Some(_))) {
+                    return Attempt::Taken;
+                }
+                self.throw_away(ready, &error.to_string());
+                Attempt::Unfit
+            })
     }
 
     /// Does what is still to be done for a life that was taken from what was ready. Nothing, where all is done.
@@ -171,29 +267,66 @@ impl Host {
         }
     }
 
-    /// Gives one the name of a life, if it is whole and alive, and nobody else was faster. One that is alive but does not
-    /// answer is nobody's good: it is removed.
-    fn take_one(&self, ready: &Ready, placement: &Placement) -> Result<bool, RuntimeError> {
+    /// Gives one the name of a life, if it is whole and alive, says something in this time, if it is to be asked, and nobody
+    /// else was faster.
+    fn take_one(
+        &self,
+        ready: &Ready,
+        placement: &Placement,
+        ask: Option<Duration>,
+    ) -> Result<Attempt, RuntimeError> {
         let taken = self.if_unlocked(ready, |life, _| {
             let Some(life) = life else {
-                return Ok(false);
+                return Ok(Attempt::Unfit);
             };
             if !self.is_up(&life)? {
-                return Ok(false);
+                return Ok(Attempt::Unfit);
             }
-            let answers = socket::answers(life.home.folder(), ANSWER_TIME)
-                .map_err(unavailable("what is held ready cannot be spoken to"))?;
-            if answers {
-                return self.rename(&life, placement);
+            if let Some(limit) = ask
+                && !self.answers(&life, limit)?
+            {
+                return Ok(Attempt::Silent);
             }
-            tracing::warn!(name = %ready.name, "what was held ready does not answer and is removed");
-            // The create has no need of that: what is not removed now the next round finds.
-            if let Err(error) = self.remove_ready(ready, Some(&life)) {
-                tracing::warn!(name = %ready.name, %error, "it is not removed yet");
-            }
-            Ok(false)
+            let renamed = self.rename(&life, placement)?;
+            Ok(if renamed {
+                Attempt::Taken
+            } else {
+                Attempt::Unfit
+            })
         })?;
-        Ok(taken.unwrap_or_default())
+        Ok(taken.unwrap_or(Attempt::Unfit))
+    }
+
+    fn answers(&self, life: &Life, limit: Duration) -> Result<bool, RuntimeError> {
+        socket::answers(life.home.folder(), limit)
+            .map_err(unavailable("what is held ready cannot be spoken to"))
+    }
+
+    /// Removes one that nobody can use, unless somebody works on it. What is not removed now the next round finds.
+    fn throw_away(&self, ready: &Ready, why: &str) {
+        tracing::warn!(name = %ready.name, why, "what was held ready is removed");
+        self.pause(&ready.shape);
+        let removed = self.with_lock(ready, |_| {
+            if !self.is_there(ready)? {
+                return Ok(());
+            }
+            let home = self.layout.ready(ready);
+            // All that is to be ended is named after it, whatever can be read of it.
+            let life = self.life_at(home.clone()).ok().flatten();
+            let life = life.unwrap_or_else(|| Life {
+                home,
+                record: self.nobodys(ready.name.clone()),
+            });
+            self.remove_ready(ready, Some(&life))
+        });
+        if let Err(error) = removed {
+            tracing::warn!(name = %ready.name, %error, "it is not removed yet");
+        }
+    }
+
+    /// Those that were silent when a life was in need of them. The next round asks them once more.
+    fn doubted(&self) -> MutexGuard<'_, HashSet<EnvironmentUid>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rename(&self, life: &Life, placement: &Placement) -> Result<bool, RuntimeError> {
@@ -212,23 +345,31 @@ impl Host {
         Ok(renamed.unwrap_or_default())
     }
 
-    /// Whether one is ready, or somebody works on it; it is removed if not, or where it is not wanted.
-    fn stays(&self, ready: &Ready, wanted: bool) -> Result<bool, RuntimeError> {
-        let stays = self.if_unlocked(ready, |life, _| {
+    /// What becomes of one: it is removed if it is not ready, or not wanted. One that somebody works on stays.
+    fn fate(&self, ready: &Ready, wanted: bool) -> Result<Fate, RuntimeError> {
+        let fate = self.if_unlocked(ready, |life, _| {
             // Taken or removed since it was listed. Its range may be a life's now, which is to pass it on to itself.
             if !self.is_there(ready)? {
-                return Ok(false);
+                return Ok(Fate::Went);
             }
-            if wanted
-                && let Some(life) = &life
-                && self.is_up(life)?
-            {
-                return Ok(true);
+            if !wanted {
+                self.remove_ready(ready, life.as_ref())?;
+                return Ok(Fate::Went);
+            }
+            let mut fell = false;
+            if let Some(life) = &life {
+                let is_doubted = self.doubted().remove(&ready.name);
+                if self.is_up(life)? && (!is_doubted || self.answers(life, ANSWER_TIME)?) {
+                    return Ok(Fate::Stays);
+                }
+                fell = life.home.pid_file().exists()
+                    && !life.home.ending().exists()
+                    && !is_of_another_start(&life.home);
             }
             self.remove_ready(ready, life.as_ref())?;
-            Ok(false)
+            Ok(if fell { Fate::Fell } else { Fate::Went })
         })?;
-        Ok(stays.unwrap_or(true))
+        Ok(fate.unwrap_or(Fate::Stays))
     }
 
     /// Whether anything is held ready under this name. It stays so while the name's lock is held.
@@ -286,15 +427,23 @@ impl Host {
         ready: &Ready,
         work: impl FnOnce(Option<Life>, &Lock) -> Result<T, RuntimeError>,
     ) -> Result<Option<T>, RuntimeError> {
+        self.with_lock(ready, |lock| {
+            work(self.life_at(self.layout.ready(ready))?, lock)
+        })
+    }
+
+    fn with_lock<T>(
+        &self,
+        ready: &Ready,
+        work: impl FnOnce(&Lock) -> Result<T, RuntimeError>,
+    ) -> Result<Option<T>, RuntimeError> {
         let cannot = "what is held ready cannot be locked";
         let lock = Lock::try_take(&self.layout.locks(), ready.name.as_str());
         let Some(lock) = lock.map_err(unavailable(cannot))? else {
             return Ok(None);
         };
-        let home = self.layout.ready(ready);
-        let folder = home.folder().to_owned();
-        let done = self.life_at(home).and_then(|life| work(life, &lock));
-        if !folder.exists() {
+        let done = work(&lock);
+        if !self.layout.ready(ready).folder().exists() {
             lock.retire().map_err(unavailable(cannot))?;
         }
         done.map(Some)
@@ -349,9 +498,10 @@ impl Host {
                     sum.count += count;
                 }
                 Ok(None) => kept.missing.push(image.clone()),
-                Err(_) if self.pauses.is_paused(image, self.clock.monotonic()) => {}
+                Err(_) if self.is_paused(image) => {}
                 Err(error) => {
-                    self.note::<()>(image, Err(error), kept);
+                    self.pause(image);
+                    kept.done::<()>(image, Err(error));
                 }
             }
         }
@@ -368,14 +518,7 @@ impl Host {
         let (tree, ground) = self
             .shared_ground(image)
             .map_err(unavailable("the image cannot be read"))?;
-        let nameless = Record {
-            instance: self.layout.instance().clone(),
-            owner: None,
-            uid: EnvironmentUid::from_random([0; 16]),
-            born: None,
-            first_host_id: 0,
-            created_at: jiff::Timestamp::UNIX_EPOCH,
-        };
+        let nameless = self.nobodys(EnvironmentUid::from_random([0; 16]));
         let nowhere = Path::new("");
         let config = Container {
             record: &nameless,
@@ -403,6 +546,18 @@ impl Host {
         shape.make_ascii_lowercase();
         shape.truncate(26);
         Ok(shape)
+    }
+
+    /// What is known of one by its name alone.
+    fn nobodys(&self, name: EnvironmentUid) -> Record {
+        Record {
+            instance: self.layout.instance().clone(),
+            owner: None,
+            uid: name,
+            born: None,
+            first_host_id: 0,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+        }
     }
 
     /// What all environments of an image share, and its tree.

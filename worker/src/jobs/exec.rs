@@ -18,28 +18,25 @@
 use std::time::{Duration, Instant};
 
 use runner::proto::seal_reply::Fate;
-use runner::proto::start_request::Command as WireCommand;
-use runner::proto::{self, Cause, JobRecord, Permit, SealRequest, StartRequest};
-use shared::environment::{EnvironmentEvent, Reason};
+use runner::proto::{JobRecord, SealRequest};
+use shared::environment::Reason;
 use shared::ids::{Fence, Incarnation};
-use shared::job::{Begun, CancelRequest, Command, ExecInput, JobError, JobState, Outcome};
-use shared::output::OutputCounts;
-use shared::ports::{Completion, Lane, StoreError};
+use shared::job::{Begun, CancelRequest, ExecInput, JobError, JobState, Outcome};
+use shared::ports::{Lane, StoreError};
 use tonic::Code;
 
-use crate::distrust::RUNNER_MISBEHAVED;
 use crate::execute::{End, Task};
-use crate::failpoint::failpoint;
-use crate::jobs::last_resort::ENVIRONMENT_KILLED;
 use crate::links::Link;
 use crate::reach::{Backoff, Unreached, is_answer, reach};
 use crate::restart;
 
 mod attach;
 mod copier;
+mod ends;
 mod feed;
 mod outcome;
 mod overdue;
+mod start;
 
 use copier::Copier;
 
@@ -51,9 +48,6 @@ const CONFIRM_TIME: Duration = Duration::from_secs(15);
 
 /// How long after its deadline a job without contact is still looked for.
 const NO_CONTACT_TIME: Duration = Duration::from_secs(600);
-
-/// How long a runner that ends its commands may take to end itself.
-const ENDING_TIME: Duration = Duration::from_secs(60);
 
 /// How long the runner may take to start a command.
 const START_TIME: Duration = Duration::from_secs(30);
@@ -378,202 +372,6 @@ impl<'a> Run<'a> {
             }
             Err(status) => Err(Step::Again(status.message().to_owned())),
         }
-    }
-
-    async fn start(&mut self, link: &Link) -> Result<(), Step> {
-        failpoint("before_start");
-        if !self.task.context.may_act() {
-            return Err(Step::End(End::Dropped));
-        }
-        self.maybe_started = true;
-        let mut request = tonic::Request::new(self.start_request());
-        request.set_timeout(START_TIME);
-        match link.client.clone().start(request).await {
-            Ok(_) => Ok(()),
-            Err(status) => match status.code() {
-                // Under this lease's fence, by a call whose answer did not arrive, or under an earlier one.
-                Code::AlreadyExists => Ok(()),
-                Code::Aborted => Err(Step::End(End::Dropped)),
-                Code::FailedPrecondition => {
-                    let reason = Reason::new("restarted", "the environment was restarted");
-                    self.maybe_started = self.task.is_resumed();
-                    Err(Step::End(self.gone(&reason).await))
-                }
-                Code::OutOfRange => Err(Step::End(self.misbehaved(status.message()).await)),
-                Code::InvalidArgument | Code::ResourceExhausted => Err(Step::End(End::outcome(
-                    Outcome::failure("start_refused", status.message()),
-                ))),
-                _ => Err(Step::Again(status.message().to_owned())),
-            },
-        }
-    }
-
-    fn start_request(&self) -> StartRequest {
-        let environment = &self.task.environment.spec;
-        let shell = |script: &str, prefer_bash| {
-            WireCommand::Shell(proto::Shell {
-                script: script.to_owned(),
-                prefer_bash,
-            })
-        };
-        let command = match &self.input.command {
-            Command::Argv(args) => WireCommand::Argv(proto::Argv { args: args.clone() }),
-            Command::Shell(script) => shell(script, false),
-            Command::Bash(script) => shell(script, true),
-        };
-        let env = environment.env.reveal().chain(self.input.env.reveal());
-        StartRequest {
-            permit: Some(Permit {
-                job_id: self.task.job.id.to_string(),
-                fence: self.task.fence().0,
-                incarnation: self.incarnation.to_string(),
-            }),
-            command: Some(command),
-            env: env
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
-            workdir: self
-                .input
-                .workdir
-                .clone()
-                .or_else(|| environment.workdir.clone())
-                .unwrap_or_default(),
-            user: self.input.user.clone().unwrap_or_default(),
-            stdin: self.input.stdin.clone().unwrap_or_default().0,
-            stdin_open: self.input.stdin_open,
-            timeout_ms: self.input.timeout_seconds.saturating_mul(1000),
-            grace_ms: u64::try_from(TIMEOUT_GRACE.as_millis()).unwrap_or(u64::MAX),
-            output_limit: self.input.output_limit,
-        }
-    }
-
-    /// The end of the command as the runner recorded it.
-    async fn recorded(&mut self, record: &JobRecord) -> Step {
-        let sound = outcome::sound(record, &self.task.job.id);
-        if let Err(why) = sound.and_then(|()| self.copier.matches(record)) {
-            return Step::End(self.misbehaved(&why).await);
-        }
-        if record.cause() == Cause::RunnerRestarted && self.restarted.is_none() {
-            return self.ending().await;
-        }
-        let outcome = outcome::of_record(
-            record,
-            self.cancel.as_ref(),
-            self.restarted.as_ref(),
-            self.copier.previews(),
-        );
-        self.finished(outcome)
-    }
-
-    fn finished(&mut self, outcome: Outcome) -> Step {
-        Step::End(End::Finish(Box::new(Completion {
-            outcome,
-            chunks: self.copier.take(),
-            event: None,
-            artifact: None,
-        })))
-    }
-
-    /// A runner that was started again kept less of the output than had arrived: it was cut off before all of it was on
-    /// the disk. Its record still tells how the command ended; the output is what arrived.
-    async fn record_alone(&mut self, link: &Link) -> Step {
-        let record = match self.sealed(link, self.task.fence()).await {
-            Ok(Fate::Record(record)) => record,
-            Ok(Fate::NeverStarted(_) | Fate::Tombstone(_)) => return self.vanished().await,
-            Err(step) => return step,
-        };
-        if let Err(why) = outcome::sound(&record, &self.task.job.id) {
-            return Step::End(self.misbehaved(&why).await);
-        }
-        let mut outcome = outcome::of_record(
-            &record,
-            self.cancel.as_ref(),
-            self.restarted.as_ref(),
-            self.copier.previews(),
-        );
-        outcome.output = OutputCounts {
-            incomplete: true,
-            ..self.copier.arrived()
-        };
-        self.finished(outcome)
-    }
-
-    /// Its own runner ended the command because it is ending itself. Why is for the runtime to say, once it has seen it.
-    async fn ending(&mut self) -> Step {
-        let now = self.task.context.clock.monotonic();
-        let until = *self.ending_until.get_or_insert(now + ENDING_TIME);
-        if now < until {
-            return self.broke("the runner is ending".to_owned()).await;
-        }
-        let reason = Reason::new("environment_gone", "the environment's runner has ended");
-        Step::End(self.lost(&reason).await)
-    }
-
-    /// The incarnation is proven gone.
-    async fn gone(&mut self, reason: &Reason) -> End {
-        let context = &self.task.context;
-        let at = self.task.environment.at();
-        // Whoever killed it noted that before.
-        let killed = match context.store.environment(&at).await {
-            Ok(Some(found)) if found.uid == self.task.job.uid => found
-                .reason
-                .filter(|reason| reason.code == ENVIRONMENT_KILLED),
-            _ => None,
-        };
-        let fault = EnvironmentEvent::Fault {
-            incarnation: self.incarnation.clone(),
-            reason: killed.clone().unwrap_or_else(|| reason.clone()),
-        };
-        match context
-            .store
-            .environment_event(&at, self.task.job.generation, fault, context.clock.now())
-            .await
-        {
-            Ok(effects) => context.publish(effects).await,
-            Err(error) => tracing::warn!(%error, "could not note that an environment went"),
-        }
-        let killed = killed.is_some();
-        if self.cancel.is_none() {
-            self.cancel = self.task.requested_cancel().await;
-        }
-        let (state, error) =
-            outcome::of_gone(reason, self.cancel.as_ref(), killed, self.maybe_started);
-        self.end_without_record(state, error).await
-    }
-
-    /// Nobody knows any more what became of it, unless it cannot have begun.
-    async fn lost(&mut self, reason: &Reason) -> End {
-        let state = if self.maybe_started {
-            JobState::Lost
-        } else {
-            JobState::Failed
-        };
-        let error = JobError::new(reason.code.clone(), reason.message.clone());
-        self.end_without_record(state, error).await
-    }
-
-    async fn misbehaved(&mut self, why: &str) -> End {
-        let error = JobError::new(
-            RUNNER_MISBEHAVED,
-            format!("the environment's runner answered wrongly: {why}"),
-        );
-        self.end_without_record(JobState::Failed, error).await
-    }
-
-    /// What is known of a command whose record cannot be had: the output that arrived, marked as incomplete if anything
-    /// may have run.
-    async fn end_without_record(&mut self, state: JobState, error: JobError) -> End {
-        let mut outcome = Outcome::ended(state, error);
-        outcome.output = OutputCounts {
-            incomplete: self.maybe_started,
-            ..self.copier.arrived()
-        };
-        End::Finish(Box::new(Completion {
-            outcome,
-            chunks: self.copier.take(),
-            event: None,
-            artifact: None,
-        }))
     }
 
     /// Moves what arrived into the store.

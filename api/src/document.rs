@@ -1,7 +1,7 @@
 //! The OpenAPI document, made of the routes themselves.
 
 use utoipa::OpenApi as _;
-use utoipa::openapi::path::PathItem;
+use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::response::Response;
 use utoipa::openapi::schema::AnyOf;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -17,6 +17,19 @@ const OVERLAPPING: [&str; 2] = ["JobInput", "JobResult"];
 const COMMON: [(&str, &str); 2] = [
     ("401", "No key, or one that opens nothing"),
     ("503", "A backend is down, or how it ended cannot be known"),
+];
+
+/// What every route that reads something of its caller may answer beside that.
+const OF_INPUT: [(&str, &str); 1] = [(
+    "422",
+    "Something in the path, the parameters, the headers or the body cannot be taken",
+)];
+
+/// What every route that reads JSON may answer besides.
+const OF_JSON: [(&str, &str); 3] = [
+    ("400", "The body is not JSON, or did not come whole"),
+    ("413", "The body is larger than a request may be"),
+    ("415", "The body is said to be something else than JSON"),
 ];
 
 /// The document that describes every route.
@@ -51,13 +64,28 @@ fn add_common(path: &str, item: &mut PathItem) {
         &mut item.head,
     ];
     for operation in operations.into_iter().flatten() {
-        for (status, description) in COMMON {
-            let responses = &mut operation.responses.responses;
+        let mut added: Vec<_> = COMMON.into();
+        if operation.parameters.is_some() || operation.request_body.is_some() {
+            added.extend(OF_INPUT);
+        }
+        if reads_json(operation) {
+            added.extend(OF_JSON);
+        }
+        let responses = &mut operation.responses.responses;
+        for (status, description) in added {
             responses
                 .entry(status.to_owned())
                 .or_insert_with(|| RefOr::T(error(path, description)));
         }
     }
+}
+
+fn reads_json(operation: &Operation) -> bool {
+    let body = match &operation.request_body {
+        Some(RefOr::T(body)) => Some(body),
+        Some(RefOr::Ref(_)) | None => None,
+    };
+    body.is_some_and(|body| body.content.contains_key("application/json"))
 }
 
 fn error(path: &str, description: &str) -> Response {

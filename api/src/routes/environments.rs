@@ -253,6 +253,9 @@ fn checked_patch(asked: PatchEnvironment) -> Result<EnvironmentPatch, Problem> {
         (status = 202, description = "The job is accepted", body = JobView),
         (status = 404, description = "There is none", body = ProblemBody, content_type = "application/problem+json"),
         (status = 410, description = "It is being deleted, or was", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "There is a body, and it is not JSON or did not come whole", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than a request may be", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 415, description = "There is a body, and it is said to be something else than JSON", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn delete(
@@ -279,6 +282,9 @@ pub(crate) async fn delete(
         (status = 404, description = "There is none", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "It does not run", body = ProblemBody, content_type = "application/problem+json"),
         (status = 410, description = "It is being deleted, or was", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "There is a body, and it is not JSON or did not come whole", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than a request may be", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 415, description = "There is a body, and it is said to be something else than JSON", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn stop(
@@ -305,6 +311,9 @@ pub(crate) async fn stop(
         (status = 404, description = "There is none", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "It is neither stopped nor failed", body = ProblemBody, content_type = "application/problem+json"),
         (status = 410, description = "It is being deleted, or was", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "There is a body, and it is not JSON or did not come whole", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than a request may be", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 415, description = "There is a body, and it is said to be something else than JSON", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn start(

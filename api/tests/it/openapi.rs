@@ -1,6 +1,8 @@
 //! The document and the routes are the same.
 
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
+use shared::config::Settings;
 
 use crate::world::World;
 
@@ -103,4 +105,69 @@ async fn every_documented_operation_is_served() {
         assert!(!text.contains("no such route"), "{method} {path}: {text}");
         assert!(answer.status.as_u16() < 500, "{method} {path}: {text}");
     }
+}
+
+/// Requests that are wrong in every way in which one to any route can be.
+fn wrong_requests(world: &World, method: &Method, path: &str) -> Vec<RequestBuilder> {
+    let named =
+        |environment: &str, id: &str| path.replace("{env}", environment).replace("{id}", id);
+    let good = named("e", "01920000-0000-7000-8000-000000000000");
+    let request = |path: &str| world.request(method.clone(), path);
+    let json = |body: &str| {
+        let request = request(&good).header("Content-Type", "application/json");
+        request.body(body.to_owned())
+    };
+    vec![
+        request(&good),
+        world.bare(method.clone(), &good),
+        request(&named("none", "01920000-0000-7000-8000-000000000001")),
+        request(&named("a%2Fb", "1")),
+        request(&named("%FF", "%FF")),
+        request(&format!("{good}?no_such_parameter=1")),
+        request(&format!("{good}?path=%ZZ")),
+        request(&good).header("Idempotency-Key", ""),
+        request(&good)
+            .header("Content-Type", "text/plain")
+            .body("{}"),
+        json("{"),
+        json("{}"),
+        json("[]"),
+        json("5"),
+        json(r#"{"no_such_field": 1}"#),
+        json(&format!("{{\"x\":\"{}\"}}", "x".repeat(10_000))),
+    ]
+}
+
+#[tokio::test]
+async fn whatever_a_wrong_request_is_answered_stands_in_the_document() {
+    let mut settings = Settings::default();
+    settings.server.max_body_bytes = 10_000;
+    settings.server.sync_wait_seconds = 0;
+    settings.server.create_wait_seconds = 0;
+    let world = World::with(settings, Vec::new(), false).await;
+    let document = document();
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for (method, path) in operations(&document) {
+        let responses = &document["paths"][&path][method.to_lowercase()]["responses"];
+        let verb: Method = method.parse().expect("a method");
+        let mut answered = std::collections::BTreeSet::new();
+        for request in wrong_requests(&world, &verb, &path) {
+            answered.insert(world.send(request).await.status.as_u16());
+            seen += 1;
+        }
+        for status in &answered {
+            if responses.get(status.to_string()).is_none() {
+                wrong.push(format!("{method} {path} answers {status}"));
+            }
+        }
+        // And none is promised that never comes.
+        for status in [413, 415, 422] {
+            let is_documented = responses.get(status.to_string()).is_some();
+            if is_documented && !answered.contains(&status) {
+                wrong.push(format!("{method} {path} never answers {status}"));
+            }
+        }
+    }
+    assert!(seen > 500, "{seen}");
+    assert_eq!(wrong, [""; 0], "{wrong:#?}");
 }

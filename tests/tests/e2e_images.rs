@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::images::{Layout, Registry, Tiny};
-use tests::program::{Client, DataFolder, Program, id_of, processes_with, wait_until};
+use tests::program::{Client, DataFolder, Program, files_below, id_of, processes_with, wait_until};
+use tests::proxy::{Fault, Plan, Proxy};
 
 /// Stands before `skopeo` in the PATH: notes each call, waits while the file `hold` is there, then is the real one.
 struct Gate {
@@ -146,6 +147,136 @@ async fn a_pull_ends_with_the_service_and_is_begun_anew_by_the_next() {
     assert_eq!(job["state"], "succeeded", "{job}");
     assert_eq!(leftovers(&program), [""; 0].map(PathBuf::from));
     assert_eq!(gate.calls(), 2);
+}
+
+/// The images that are there, as a list of them shows them while no service runs.
+fn listed(program: &Program, image: &Layout) -> usize {
+    let (listed, _) = images_command(program.folder().path(), image.folder(), &["list"]);
+    listed.lines().count() - 1
+}
+
+/// Removes the environment and every image; nothing is left of either.
+async fn nothing_is_left(program: &Program, image: &Layout) {
+    program.note_instance();
+    let client = program.client();
+    let delete = client.delete("/v1/environments/env").await.expect(202);
+    client.ended(id_of(&delete.json())).await;
+    images_command(program.folder().path(), image.folder(), &["prune", "--all"]);
+    let images = program.folder().path().join("images");
+    let entries = fs::read_dir(&images).expect("a folder");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    // What the image `host` stands on is no image of anybody's.
+    let names: Vec<_> = names
+        .filter(|name| !name.to_string_lossy().starts_with("host-"))
+        .collect();
+    assert_eq!(names, [".references"]);
+    assert_eq!(
+        files_below(&images.join(".references")),
+        [""; 0].map(PathBuf::from)
+    );
+    let locks = fs::read_dir(program.folder().environments().join(".locks")).expect("a folder");
+    let locks = locks.map(|entry| entry.expect("an entry").file_name());
+    let of_images: Vec<_> = locks
+        .filter(|name| name.to_string_lossy().starts_with("image-"))
+        .collect();
+    assert_eq!(of_images, [""; 0].map(std::ffi::OsString::from));
+    assert_eq!(program.folder().traces(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_is_killed_within_a_layer_is_begun_anew() {
+    const MIB: u64 = 1 << 20;
+    let layer = "import os\nentry('large', content=os.urandom(16 << 20))";
+    let (image, registry) = (Tiny::new().layer(layer).made(), Registry::start());
+    let proxy = Proxy::start(registry.address().parse().expect("an address")).await;
+    proxy.plan(|| {
+        Some(Plan {
+            after: 6 * MIB,
+            fault: Some(Fault::Stall),
+        })
+    });
+    let address = proxy.address().to_string();
+    let pushed = registry.push(&image, "group/large:1");
+    let reference = pushed.replace(registry.address(), &address);
+    let allowed = [
+        ("EM_IMAGES__REGISTRIES", &*address),
+        ("EM_IMAGES__PLAIN_HTTP", &address),
+    ];
+    let mut program = Program::start_with(&allowed).await;
+    let client = program.client();
+    let job = create(&client, "env", &reference).await;
+    let fetched = |program: &Program| -> u64 {
+        let files = leftovers(program)
+            .into_iter()
+            .flat_map(|path| files_below(&path));
+        files
+            .map(|file| file.metadata().map_or(0, |found| found.len()))
+            .sum()
+    };
+    wait_until("a part of the layer is here", async || {
+        proxy.struck() > 0 && fetched(&program) > 4 * MIB
+    })
+    .await;
+    wait_until("the status tells how much", async || {
+        let status = status(&client, "env").await;
+        let message = status["message"].as_str().unwrap_or_default().to_owned();
+        message.starts_with(&format!("fetching {reference}: ")) && !message.contains(": 0 ")
+    })
+    .await;
+    program.kill9();
+    assert!(fetched(&program) < 16 * MIB);
+    assert_eq!(listed(&program, &image), 0);
+    wait_until("the fetching program has ended", async || {
+        processes_with(&format!("docker://{reference}")).is_empty()
+    })
+    .await;
+    proxy.calm();
+    program.restart().await;
+    let client = program.client();
+    let job = client.ended(&job).await;
+    assert_eq!(job["state"], "succeeded", "{job}");
+    let size = client.printed("env", "stat -c %s /large").await;
+    assert_eq!(size, format!("{}\n", 16 * MIB));
+    nothing_is_left(&program, &image).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_there_whole_or_not_at_all_wherever_its_pull_is_killed() {
+    const FILES: usize = 20_000;
+    let layer = format!("for number in range({FILES}): entry(f'many/{{number}}', content=b'x')");
+    let image = Tiny::new().layer(&layer).made();
+    let folder = image.folder().display().to_string();
+    for (place, there) in [
+        ("image_unpacking", 0),
+        ("image_shelving", 0),
+        ("image_shelved", 1),
+    ] {
+        let failpoint = format!("{place}:kill");
+        let variables = [
+            ("EM_IMAGES__FOLDERS", &*folder),
+            ("EM_FAILPOINT", &failpoint),
+        ];
+        let mut program = Program::start_with(&variables).await;
+        let job = create(&program.client(), "env", &image.reference()).await;
+        program.until_killed().await;
+        if place == "image_unpacking" {
+            let [pulling] = &leftovers(&program)[..] else {
+                panic!("one pull");
+            };
+            let unpacked = files_below(&pulling.join("image/root/many")).len();
+            assert!((1..FILES).contains(&unpacked), "{unpacked}");
+        }
+        assert_eq!(listed(&program, &image), there, "{place}");
+        program.set("EM_FAILPOINT", None);
+        program.restart().await;
+        let client = program.client();
+        let job = client.ended(&job).await;
+        assert_eq!(job["state"], "succeeded", "{place}: {job}");
+        let many = client.printed("env", "ls /many | grep -c .").await;
+        assert_eq!(many, format!("{FILES}\n"), "{place}");
+        assert_eq!(leftovers(&program), [""; 0].map(PathBuf::from), "{place}");
+        nothing_is_left(&program, &image).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,6 +46,8 @@ use reference::Reference;
 use shelf::{Meaning, Shelf};
 use source::Source;
 
+use crate::failpoint::failpoint;
+
 pub(super) use pull::PROGRAMS;
 pub use pull::{Progress, PullError};
 pub(super) use shelf::Image;
@@ -196,6 +198,7 @@ impl Images {
         let pulled = pull.run(source);
         match &pulled {
             Ok(image) => {
+                failpoint("image_shelved");
                 let meaning = Meaning {
                     reference: reference.to_string(),
                     image: image.id.clone(),

@@ -33,6 +33,7 @@ use super::shelf::{Image, ImageId, Shelf};
 use super::source::Source;
 use super::tool::Place;
 use super::user::Person;
+use crate::failpoint::failpoint;
 
 const FETCH: &str = "skopeo";
 const UNPACK: &str = "umoci";
@@ -192,7 +193,10 @@ impl Pull<'_> {
                 folder: Path::new(STAGE),
                 ..place
             };
-            place.run_as_nobody(map, &program, look)
+            place.run_as_nobody(map, &program, || {
+                failpoint("image_unpacking");
+                look()
+            })
         })
     }
 
@@ -262,6 +266,7 @@ impl Pull<'_> {
         let document = serde_json::to_vec_pretty(image)?;
         files::write_whole(&making.join("image.json"), &document, 0o600)?;
         syncfs(fs::File::open(making)?)?;
+        failpoint("image_shelving");
         match fs::rename(making, self.shelf.place(&image.id)) {
             // Another reference brought the same image meanwhile.
             Err(_) if is_there(self.shelf, &image.id)? => Ok(()),

@@ -39,7 +39,7 @@ pub use client::{Answer, Client, id_of};
 pub use events::Followed;
 pub use folder::DataFolder;
 use ground::Ground;
-pub use history::all_ended_long_ago;
+pub use history::{all_ended_long_ago, ended_earlier, pieces_of_output};
 pub use host::{files_below, is_stopped, processes_with, resident, wait_until};
 pub use output::{Drain, Gap, Output};
 

@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 
+use futures::StreamExt as _;
 use futures::future::join_all;
+use reqwest::Method;
 use serde_json::json;
 use tests::program::{Client, Followed, Program, resident, wait_until};
 use tokio::io::AsyncWriteExt as _;
@@ -110,4 +112,36 @@ async fn a_thousand_readers_of_whom_some_never_read() {
         growth / MIB
     );
     drop(never_read);
+}
+
+#[tokio::test]
+async fn a_stream_on_which_nothing_is_said_is_kept_open_by_comments() {
+    let program = Program::start().await;
+    let client = program.client();
+    client.create("env").await;
+    let script = "echo begun; while [ ! -e stop ]; do sleep 0.1; done; echo end";
+    let job = client.submit("env", &json!({ "command": script })).await;
+    let path = format!("/v1/jobs/{job}/output/stream");
+    let response = client.request(Method::GET, &path).send().await;
+    let mut bytes = response.expect("an answer").bytes_stream();
+    let mut text = String::new();
+    let mut is_told_to_end = false;
+    while let Some(piece) = bytes.next().await {
+        text.push_str(std::str::from_utf8(&piece.expect("no break")).expect("text"));
+        if text.contains(": ping\n\n") && !is_told_to_end {
+            client.put_file("env", "stop", "").await.expect(200);
+            is_told_to_end = true;
+        }
+    }
+    assert!(is_told_to_end, "{text}");
+    let blocks: Vec<&str> = text.split_terminator("\n\n").collect();
+    let events = blocks.iter().filter(|block| **block != ": ping");
+    let events: Vec<&str> = events
+        .filter_map(|block| block.lines().find(|line| line.starts_with("event: ")))
+        .collect();
+    assert_eq!(
+        events,
+        ["event: stdout", "event: stdout", "event: end"],
+        "{text}"
+    );
 }

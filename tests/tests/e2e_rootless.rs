@@ -242,6 +242,48 @@ fn what_is_missing_is_said_with_what_mends_it() {
     assert!(said.contains("runtime.rootless"), "{said}");
 }
 
+/// The scripts, in a folder of the user's: the checkout may be closed to him.
+fn scripts_of_his() -> tempfile::TempDir {
+    let home = tempfile::tempdir().expect("a folder");
+    let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts");
+    let copied = Command::new("cp")
+        .args(["-r", scripts])
+        .arg(home.path())
+        .status();
+    assert!(copied.expect("it runs").success());
+    ordinary::give(home.path());
+    home
+}
+
+#[test]
+fn the_quickstart_shows_him_a_first_job() {
+    let home = scripts_of_his();
+    let program = ordinary::program();
+    let output = ordinary::starting(home.path().join("scripts/quickstart"))
+        .arg("--once")
+        .arg("--program")
+        .arg(program)
+        .env("HOME", home.path())
+        .env("TMPDIR", home.path())
+        .output()
+        .expect("it starts");
+    let (said, told) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{said}\n{told}");
+    let mut expected: Vec<String> = vec!["create: succeeded".to_owned()];
+    expected.extend((1..=5).map(|step| format!("step {step} of 5 on environment, as user")));
+    expected.push("the command: succeeded, exit code 0".to_owned());
+    expected.push("delete: succeeded".to_owned());
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{told}");
+    let left = fs::read_dir(home.path()).expect("a folder");
+    let left: Vec<_> = left
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    assert_eq!(left, ["scripts"], "nothing is left of it");
+}
+
 #[test]
 fn its_data_lies_in_the_users_own_folder() {
     let home = tempfile::tempdir().expect("a folder");

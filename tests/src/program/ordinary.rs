@@ -2,9 +2,10 @@
 //!
 //! Where the tests are root it is `em-test`, whom `scripts/test` makes; elsewhere it is who runs the tests.
 
+use std::ffi::OsStr;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use nix::unistd::{Uid, User};
@@ -25,13 +26,16 @@ pub fn give(folder: &Path) {
     }
 }
 
-/// The program with these arguments, as he would start it.
-pub fn prepared(arguments: &[&str]) -> Command {
-    let mut command = Command::new(super::program());
+/// The program, where he may read it: the checkout may be closed to him.
+pub fn program() -> PathBuf {
+    let given = std::env::var_os("ORDINARY_BIN").filter(|_| other().is_some());
+    given.map_or_else(super::program, Into::into)
+}
+
+/// Any program, as he would start it.
+pub fn starting(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
     if let Some(user) = other() {
-        // One that he may read, where the checkout is closed to him.
-        let program = std::env::var_os("ORDINARY_BIN").map_or_else(super::program, Into::into);
-        command = Command::new(program);
         command
             .uid(user.uid.as_raw())
             .gid(user.gid.as_raw())
@@ -39,7 +43,14 @@ pub fn prepared(arguments: &[&str]) -> Command {
             .env_remove("XDG_DATA_HOME")
             .current_dir("/");
     }
-    command.args(arguments).stdin(Stdio::null());
+    command.stdin(Stdio::null());
+    command
+}
+
+/// The program with these arguments, as he would start it.
+pub fn prepared(arguments: &[&str]) -> Command {
+    let mut command = starting(program());
+    command.args(arguments);
     command
 }
 

@@ -17,7 +17,8 @@
 //! Invariants: `generation` rises by one with each accepted lifecycle job and never falls while the environment, or the
 //! record of its deletion, is there; a deleted one keeps no variables, which may be secrets; what a lifecycle job does at
 //! its end counts only while its generation is still the environment's (a later delete is not undone by an earlier
-//! create); `incarnation` and `container` are set while the phase is `running`, and kept while it is `stopping` or
+//! create); a running environment that is being killed says so until it has failed, another start of its PID 1 runs, or the
+//! kill is called off, whatever else is seen of it meanwhile; `incarnation` and `container` are set while the phase is `running`, and kept while it is `stopping` or
 //! `deleting`, since what runs in it has to be reached to be ended.
 
 use std::collections::BTreeMap;
@@ -119,6 +120,9 @@ pub struct Reason {
 impl Reason {
     /// The code of an environment of whose node there is no word: it may be alive.
     pub const NODE_LOST: &'static str = "node_lost";
+
+    /// The code of a running environment whose container is to be killed: others that lose it wait for what became of that.
+    pub const BEING_KILLED: &'static str = "being_killed";
 
     /// A reason from its two parts. A very long message is cut off.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
@@ -413,10 +417,16 @@ impl Environment {
                 reason: Some(reason.clone()),
                 ..self.clone()
             },
-            (Event::Note(reason), phase) if current && phase != Deleted => Self {
-                reason: Some(reason.clone()),
-                ..self.clone()
-            },
+            (Event::Note(reason), phase)
+                if current
+                    && phase != Deleted
+                    && (!self.is_being_killed() || reason.code == Reason::BEING_KILLED) =>
+            {
+                Self {
+                    reason: Some(reason.clone()),
+                    ..self.clone()
+                }
+            }
             (Event::Passed { code }, Running)
                 if current
                     && self
@@ -437,6 +447,12 @@ impl Environment {
             }
         };
         Ok(next)
+    }
+
+    /// Whether somebody is about to kill its container, and what becomes of that is not known yet.
+    pub fn is_being_killed(&self) -> bool {
+        let code = self.reason.as_ref().map(|reason| reason.code.as_str());
+        self.phase == Phase::Running && code == Some(Reason::BEING_KILLED)
     }
 
     /// The environment with a change that a caller asks for.

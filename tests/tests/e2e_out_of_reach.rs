@@ -1,9 +1,16 @@
 //! Jobs that shall end although their environment does not answer, or answers with nothing but output.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use nix::sys::signal::{Signal, kill};
 use reqwest::Method;
 use serde_json::{Value, json};
+use shared::environment::Phase;
+use shared::job::{JobInput, JobState};
+use tests::conformance::store::given::exec_input;
 use tests::program::{Client, Program, files_below, id_of, wait_until};
+use tests::site::{Asked, Refusing, Site};
 
 async fn until_running(client: &Client, job: &str) {
     client.until_state(job, "running").await;
@@ -90,6 +97,70 @@ async fn a_cancel_that_nobody_confirms_kills_the_environment_also_out_of_reach()
         .await;
     assert!(matches!(answer.status, 200 | 202), "{}", answer.text());
     standstill.assert_killed("cancelled").await;
+}
+
+/// What is meant to be done is told as that, for as long as it is not done, and as a fact only then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_that_cannot_be_done_yet_is_no_fact_and_is_told_all_the_while() {
+    let mut site = Site::new().await;
+    let (tries, refuses) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicBool::new(true)),
+    );
+    let refusing = Refusing::new(Arc::clone(&site.runtime), {
+        let (tries, refuses) = (Arc::clone(&tries), Arc::clone(&refuses));
+        move |asked, _| {
+            let is_kill = asked == Asked::Kill;
+            tries.fetch_add(usize::from(is_kill), Ordering::SeqCst);
+            is_kill && refuses.load(Ordering::SeqCst)
+        }
+    });
+    site.work(Arc::new(refusing));
+    let at = site.running("env").await;
+    let found = async || {
+        let found = site.store().environment(&at).await.expect("works");
+        found.expect("it is there")
+    };
+    let JobInput::Exec(mut short) = exec_input("sleep 4711") else {
+        unreachable!("it is a command");
+    };
+    let mut long = short.clone();
+    (short.timeout_seconds, long.timeout_seconds) = (1, 3600);
+    let overdue = site.submit(&at, JobInput::Exec(short)).await;
+    let bystander = site.submit(&at, JobInput::Exec(long)).await;
+    for job in [&overdue, &bystander] {
+        wait_until("it runs", async || {
+            site.job(job).await.state == JobState::Running
+        })
+        .await;
+    }
+    let first = site.folder.first_process();
+    kill(first, Signal::SIGSTOP).expect("stopped");
+    wait_until("a kill is tried", async || tries.load(Ordering::SeqCst) > 0).await;
+    wait_until("the sweep has looked", async || {
+        let told = found().await;
+        assert_eq!(told.phase, Phase::Running);
+        let reason = told.reason.expect("a reason");
+        assert_eq!(reason.code, "being_killed", "{reason:?}");
+        tries.load(Ordering::SeqCst) > 1
+    })
+    .await;
+    assert_eq!(site.job(&bystander).await.state, JobState::Running);
+    refuses.store(false, Ordering::SeqCst);
+    assert_eq!(site.ended(&overdue).await.state, JobState::TimedOut);
+    let told = found().await;
+    let reason = told.reason.expect("a reason");
+    assert_eq!(
+        (told.phase, reason.code.as_str()),
+        (Phase::Failed, "environment_killed")
+    );
+    let other = site.ended(&bystander).await;
+    let error = other.error.expect("an error");
+    assert_eq!(
+        (other.state, error.code.as_str()),
+        (JobState::Failed, "environment_killed")
+    );
+    site.end().await;
 }
 
 #[tokio::test]

@@ -291,6 +291,9 @@ impl Sweep {
         environment: &Environment,
         held: &Holding,
     ) -> Result<(), SweepError> {
+        if environment.is_being_killed() {
+            return Ok(());
+        }
         let event = match (&held.unreachable, &environment.reason) {
             (Some(why), told) if told.as_ref() != Some(why) => EnvironmentEvent::Note(why.clone()),
             (None, Some(told)) if told.code == Reason::NODE_LOST => EnvironmentEvent::Passed {

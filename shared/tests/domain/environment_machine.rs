@@ -20,6 +20,7 @@ enum Step {
 
 fn event() -> impl Strategy<Value = EnvironmentEvent> {
     let reason = || Just(Reason::new("x", "y"));
+    let noted = prop_oneof![Just("x"), Just("z"), Just(Reason::BEING_KILLED)];
     prop_oneof![
         Just(EnvironmentEvent::Creating),
         (0u64..3).prop_map(|number| EnvironmentEvent::Running {
@@ -44,8 +45,10 @@ fn event() -> impl Strategy<Value = EnvironmentEvent> {
                 reason,
             }
         }),
-        reason().prop_map(EnvironmentEvent::Note),
-        prop_oneof![Just("x"), Just("z")].prop_map(|code| EnvironmentEvent::Passed {
+        noted
+            .clone()
+            .prop_map(|code| EnvironmentEvent::Note(Reason::new(code, "y"))),
+        noted.prop_map(|code| EnvironmentEvent::Passed {
             code: code.to_owned(),
         }),
     ]
@@ -76,6 +79,11 @@ fn is_sound(environment: &Environment) {
         environment.phase == Phase::Deleted,
         "secrets live as long as their environment"
     );
+}
+
+/// The events are made up: a start may be followed by itself.
+fn is_same_start_again(event: &EnvironmentEvent) -> bool {
+    matches!(event, EnvironmentEvent::Restarted { incarnation, next, .. } if incarnation == next)
 }
 
 fn follows(before: &Environment, step: &Step, after: &Environment) {
@@ -111,6 +119,14 @@ fn follows(before: &Environment, step: &Step, after: &Environment) {
                 assert_eq!(before.incarnation.as_ref(), Some(incarnation));
             } else {
                 assert_eq!(*behind, 0, "what a later request overtook changes nothing");
+            }
+            if before.is_being_killed() && !after.is_being_killed() {
+                let called_off = matches!(event, EnvironmentEvent::Passed { .. });
+                let went = after.incarnation != before.incarnation;
+                assert!(
+                    called_off || went || is_same_start_again(event),
+                    "{event:?}"
+                );
             }
             if before.phase == Phase::Deleting {
                 let phase = after.phase;

@@ -26,6 +26,7 @@ use shared::ports::{Lane, StoreError};
 use tonic::Code;
 
 use crate::execute::{End, Task};
+use crate::jobs::last_resort;
 use crate::links::Link;
 use crate::reach::{Backoff, Unreached, is_answer, reach};
 use crate::restart;
@@ -66,7 +67,12 @@ pub(crate) async fn run(task: &Task, input: &ExecInput) -> End {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
     loop {
         match run.once().await {
-            Step::End(end) => return end,
+            Step::End(end) => {
+                if !matches!(end, End::Dropped) && run.leaves_a_kill() {
+                    last_resort::called_off(task).await;
+                }
+                return end;
+            }
             Step::Again(why) => {
                 tracing::debug!(job = %task.at.job, why, "the connection to the environment broke")
             }
@@ -117,7 +123,9 @@ struct Run<'a> {
     timed: bool,
     /// Whether the runner, after nobody could reach it, was given time again.
     had_more_time: bool,
-    /// Whether the container was killed for want of a confirmation.
+    /// Whether a kill of the container for want of a confirmation was tried, and not confirmed.
+    kill_begun: bool,
+    /// Whether it was confirmed.
     killed: bool,
     /// Until when the end of a runner that is ending is waited for.
     ending_until: Option<Instant>,
@@ -160,6 +168,7 @@ impl<'a> Run<'a> {
             overdue: deadline + CONFIRM_TIME,
             timed: false,
             had_more_time: false,
+            kill_begun: false,
             killed: false,
             ending_until: None,
             give_up: deadline + NO_CONTACT_TIME,
@@ -189,6 +198,9 @@ impl<'a> Run<'a> {
         };
         let link = match reached {
             Ok(link) => link,
+            Err(Unreached::Gone(reason)) if self.kill_begun => {
+                return self.gone_while_killed(&reason).await;
+            }
             Err(Unreached::Gone(reason)) => return Step::End(self.gone(&reason).await),
             Err(Unreached::Replaced(link)) => return self.replaced(&link).await,
             Err(Unreached::TooLong(why)) => {

@@ -44,6 +44,9 @@ pub(crate) async fn run(task: &Task) -> End {
             tokio::time::sleep(PAUSE).await;
             return End::Dropped;
         }
+        if task.environment.is_being_killed() {
+            last_resort::called_off(task).await;
+        }
         let Ok(end) = task.context.store.output_end(&task.at).await else {
             return End::Dropped;
         };

@@ -4,8 +4,9 @@
 //!   note ──▶ kill ──▶ confirmed ──▶ the environment failed
 //! ```
 //!
-//! The environment fails only once the kill is confirmed. The note before it tells the environment's other jobs, whose
-//! connections break, what ended them.
+//! The environment fails only once the kill is confirmed. The note before it is no fact: it tells the environment's other
+//! jobs, whose connections break, to wait for what becomes of the kill. It stays until that is known, however often the kill
+//! is tried, and is called off where the command's end is confirmed after all.
 
 use shared::environment::{EnvironmentEvent, Reason};
 use shared::ids::Incarnation;
@@ -33,14 +34,33 @@ pub(crate) async fn kill(task: &Task) -> Kill {
         Ok(false) => return Kill::NotItsOwn,
         Err(error) => return Kill::NotYet(error.to_string()),
     }
-    vacate::note(task, reason()).await;
+    let intent = Reason::new(
+        Reason::BEING_KILLED,
+        "the end of a command was not confirmed in time, so the environment is being killed",
+    );
+    vacate::note(task, intent).await;
     let container = task.environment.container.as_deref();
     if let Err(error) = task.context.runtime.kill(&task.job.uid, container).await {
-        vacate::note(task, Reason::new("retrying", error.to_string())).await;
         return Kill::NotYet(error.to_string());
     }
     task.context.links.forget_all(&task.job.uid);
     Kill::Confirmed
+}
+
+/// Calls off a kill that could not be done and is not needed any more.
+pub(crate) async fn called_off(task: &Task) {
+    let context = &task.context;
+    let passed = EnvironmentEvent::Passed {
+        code: Reason::BEING_KILLED.to_owned(),
+    };
+    let at = task.environment.at();
+    let noted = context
+        .store
+        .environment_event(&at, task.job.generation, passed, context.clock.now())
+        .await;
+    if let Err(error) = noted {
+        tracing::warn!(%error, "could not note that an environment is not killed");
+    }
 }
 
 /// Lets the environment fail after a confirmed kill.
@@ -51,7 +71,10 @@ pub(crate) async fn environment_failed(
     let context = &task.context;
     let fault = EnvironmentEvent::Fault {
         incarnation: incarnation.clone(),
-        reason: reason(),
+        reason: Reason::new(
+            ENVIRONMENT_KILLED,
+            "the end of a command was not confirmed in time, so the environment was killed",
+        ),
     };
     let at = task.environment.at();
     let noted = context
@@ -61,11 +84,4 @@ pub(crate) async fn environment_failed(
     let effects = noted.map_err(|error| error.to_string())?;
     context.publish(effects).await;
     Ok(())
-}
-
-fn reason() -> Reason {
-    Reason::new(
-        ENVIRONMENT_KILLED,
-        "the end of a command was not confirmed in time, so the environment was killed",
-    )
 }

@@ -6,10 +6,13 @@
 //!   started again ──▶ its new start is noted
 //! ```
 //!
+//! One that is being killed is left to the job that has that done, for as long as that may take: it knows why.
+//!
 //! None of it is waited for by the sweep that sees it: see [`Tending`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use shared::environment::{Environment, EnvironmentEvent, Reason};
 use shared::ids::EnvironmentUid;
@@ -24,12 +27,20 @@ use crate::restart;
 /// Restarts of a PID 1 that was never seen to run since, after which it is not waited for any longer.
 const RESTARTS_MOST: u32 = 3;
 
+/// How long the job that has an environment killed may take to say so once it is gone.
+const KILL_TIME: Duration = Duration::from_secs(90);
+
+/// How long it is remembered since when an environment is gone that was being killed.
+const REMEMBERED: Duration = Duration::from_mins(10);
+
 /// What is known of such environments over the rounds.
 #[derive(Clone)]
 pub(super) struct Faults {
     context: Arc<Context>,
     /// Restarts of PID 1 that are noted in the environment.
     restarts: Arc<Mutex<HashMap<EnvironmentUid, u32>>>,
+    /// Since when those are gone that were being killed.
+    killed: Arc<Mutex<HashMap<EnvironmentUid, Instant>>>,
 }
 
 impl Faults {
@@ -37,12 +48,27 @@ impl Faults {
         Self {
             context,
             restarts: Arc::default(),
+            killed: Arc::default(),
         }
     }
 
     /// Forgets what does not count any more, now that these are alive.
     pub(super) fn retain(&self, is_alive: impl Fn(&EnvironmentUid) -> bool) {
         self.restarts().retain(|uid, _| is_alive(uid));
+        let now = self.context.clock.monotonic();
+        self.killed().retain(|uid, since| {
+            !is_alive(uid) && now.saturating_duration_since(*since) < REMEMBERED
+        });
+    }
+
+    /// Whether the job that has an environment killed, which is gone now, may still say so.
+    fn is_left_to_killer(&self, environment: &Environment) -> bool {
+        if !environment.is_being_killed() {
+            return false;
+        }
+        let now = self.context.clock.monotonic();
+        let since = *self.killed().entry(environment.uid.clone()).or_insert(now);
+        now.saturating_duration_since(since) < KILL_TIME
     }
 
     /// Lets a running environment fail of which nothing was seen alive, if that is so.
@@ -76,6 +102,9 @@ impl Faults {
             Sight::Alive => return Ok(()),
             Sight::Starting { reason, restarts } => {
                 if restarts < environment.restarts.saturating_add(RESTARTS_MOST) {
+                    if environment.is_being_killed() {
+                        return Ok(());
+                    }
                     return match held_up(reason, environment.reason.as_ref()) {
                         Some(event) => happened(context, environment, event).await,
                         None => Ok(()),
@@ -93,6 +122,9 @@ impl Faults {
             }
             Sight::Absent => Reason::new("absent", "the environment's container is gone"),
         };
+        if self.is_left_to_killer(environment) {
+            return Ok(());
+        }
         let Some(incarnation) = environment.incarnation.clone() else {
             return Ok(());
         };
@@ -130,6 +162,10 @@ impl Faults {
                 tracing::debug!(%uid, why, "a restart is not noted yet");
             }
         }
+    }
+
+    fn killed(&self) -> MutexGuard<'_, HashMap<EnvironmentUid, Instant>> {
+        self.killed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn restarts(&self) -> MutexGuard<'_, HashMap<EnvironmentUid, u32>> {

@@ -14,9 +14,13 @@ use crate::distrust::RUNNER_MISBEHAVED;
 use crate::execute::End;
 use crate::jobs::last_resort::ENVIRONMENT_KILLED;
 use crate::links::Link;
+use crate::reach::Backoff;
 
 /// How long a runner that ends its commands may take to end itself.
 const ENDING_TIME: Duration = Duration::from_secs(60);
+
+/// How long the kill of a container that is gone may take to be confirmed.
+const KILL_TIME: Duration = Duration::from_secs(60);
 
 impl Run<'_> {
     /// The end of the command as the runner recorded it.
@@ -85,13 +89,7 @@ impl Run<'_> {
     pub(super) async fn gone(&mut self, reason: &Reason) -> End {
         let context = &self.task.context;
         let at = self.task.environment.at();
-        // Whoever killed it noted that before.
-        let killed = match context.store.environment(&at).await {
-            Ok(Some(found)) if found.uid == self.task.job.uid => found
-                .reason
-                .filter(|reason| reason.code == ENVIRONMENT_KILLED),
-            _ => None,
-        };
+        let killed = self.killed_by_another().await;
         let fault = EnvironmentEvent::Fault {
             incarnation: self.incarnation.clone(),
             reason: killed.clone().unwrap_or_else(|| reason.clone()),
@@ -111,6 +109,31 @@ impl Run<'_> {
         let (state, error) =
             outcome::of_gone(reason, self.cancel.as_ref(), killed, self.maybe_started);
         self.end_without_record(state, error).await
+    }
+
+    /// Whether the environment may still be told to be killed on behalf of this job, by this lease or an earlier one.
+    pub(super) fn leaves_a_kill(&self) -> bool {
+        let inherited = self.task.is_resumed() && self.task.environment.is_being_killed();
+        (self.kill_begun || inherited) && !self.killed
+    }
+
+    /// Why the environment was killed, if another job of it had that done. One that is about to is waited for.
+    pub(super) async fn killed_by_another(&self) -> Option<Reason> {
+        let context = &self.task.context;
+        let until = context.clock.monotonic() + KILL_TIME;
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
+            let found = context.store.environment(&self.task.environment.at()).await;
+            let found = found.ok().flatten()?;
+            if found.uid != self.task.job.uid {
+                return None;
+            }
+            if !found.is_being_killed() || context.clock.monotonic() >= until {
+                let killed = |reason: &Reason| reason.code == ENVIRONMENT_KILLED;
+                return found.reason.filter(killed);
+            }
+            backoff.wait().await;
+        }
     }
 
     /// Nobody knows any more what became of it, unless it cannot have begun.

@@ -10,6 +10,7 @@
 
 use std::time::Instant;
 
+use shared::environment::Reason;
 use shared::ports::RuntimeError;
 
 use super::{CONFIRM_TIME, Run, Step, outcome};
@@ -48,9 +49,22 @@ impl Run<'_> {
                 Step::Again("its start of the environment has ended".to_owned())
             }
             Kill::NotYet(why) => {
+                self.kill_begun = true;
                 self.had_more_time = false;
                 Step::Again(why)
             }
+        }
+    }
+
+    /// It is gone, perhaps by a kill that was tried and not confirmed: then that is told as what ended it.
+    pub(super) async fn gone_while_killed(&mut self, reason: &Reason) -> Step {
+        match last_resort::kill(self.task).await {
+            Kill::Confirmed => {
+                self.killed = true;
+                self.after_kill().await
+            }
+            Kill::NotItsOwn => Step::End(self.gone(reason).await),
+            Kill::NotYet(why) => Step::Again(why),
         }
     }
 

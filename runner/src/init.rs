@@ -87,8 +87,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), InitError> {
     };
     let pool = step("file threads", IdentityPool::start(identity))?;
     let (volume, state) = (settings.volume.clone(), &settings.state);
-    let opened = Files::open(pool, volume, Arc::clone(&jobs), state);
-    let (files, left) = step("state folder", opened)?;
+    let (files, left) = Files::open(pool, volume, Arc::clone(&jobs), state);
     // Last, since changes of this process' rights reset it.
     step(
         "dumpable flag",

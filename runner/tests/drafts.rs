@@ -123,3 +123,24 @@ async fn what_comes_to_an_end_leaves_no_note() {
     }
     assert_eq!(drafts(&runner.volume()), [""; 0].map(PathBuf::from));
 }
+
+#[tokio::test]
+async fn notes_that_cannot_be_read_keep_nobody_from_starting_or_writing() {
+    let runner = Runner::start().await;
+    let home = runner.crash();
+    let notes = home.path().join("state/drafts");
+    std::fs::remove_dir_all(&notes).unwrap();
+    std::fs::write(&notes, "no folder").unwrap();
+    let mut runner = Runner::start_in(home).await;
+    let head = WriteHead {
+        permit: Some(runner.permit("file", 1)),
+        path: b"file".to_vec().into(),
+        mode: 0,
+    };
+    let data = Write::Data(b"well".to_vec().into());
+    let events = [Write::Head(head), data, Write::End(WriteEnd { size: 4 })];
+    let events = events.map(|event| WriteFileRequest { event: Some(event) });
+    let written = runner.client.write_file(futures::stream::iter(events));
+    written.await.unwrap();
+    assert_eq!(runner.run_shell("after", "cat file").await.text(), "well");
+}

@@ -2,7 +2,8 @@
 //!
 //! A note is a link in the state folder, `HEX -> the folder of the draft`: made by one call, and never half there. It goes
 //! when the draft has, and not before. Names and places are the user's, and whatever is done with them is done with his
-//! rights; the state folder is PID 1's own.
+//! rights; the state folder is PID 1's own. Nothing that is wrong with the notes keeps PID 1 from starting, or anybody from
+//! writing: at worst a draft stays.
 
 use std::ffi::OsString;
 use std::io;
@@ -30,12 +31,15 @@ pub(super) struct Note {
 
 impl Drafts {
     /// Opens the notes in a state folder.
-    pub(super) fn open(state: &Path) -> io::Result<Self> {
+    pub(super) fn open(state: &Path) -> Self {
         let folder = state.join("drafts");
         match std::fs::create_dir(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(Self(folder)),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                crate::complain!("em-runner: drafts cannot be noted: {error}");
+            }
+            _ => {}
         }
+        Self(folder)
     }
 
     /// Gives a name to a draft that will be in this folder. One that cannot be noted, where the disk is full or the path
@@ -54,17 +58,23 @@ impl Drafts {
     }
 
     /// What an earlier PID 1 left, to be removed by [`Left::remove`]. Call it before there is a draft of this one.
-    pub(super) fn left(&self) -> io::Result<Vec<Left>> {
+    pub(super) fn left(&self) -> Vec<Left> {
         let mut found = Vec::new();
-        for entry in std::fs::read_dir(&self.0)? {
-            let entry = entry?;
-            let (link, hex) = (entry.path(), entry.file_name());
-            if let (Ok(folder), Some(hex)) = (std::fs::read_link(&link), hex.to_str()) {
-                let name = name_of(hex).into();
-                found.push(Left { link, folder, name });
+        let read = std::fs::read_dir(&self.0).and_then(|entries| {
+            for entry in entries {
+                let entry = entry?;
+                let (link, hex) = (entry.path(), entry.file_name());
+                if let (Ok(folder), Some(hex)) = (std::fs::read_link(&link), hex.to_str()) {
+                    let name = name_of(hex).into();
+                    found.push(Left { link, folder, name });
+                }
             }
+            Ok(())
+        });
+        if let Err(error) = read {
+            crate::complain!("em-runner: the notes of drafts cannot be read: {error}");
         }
-        Ok(found)
+        found
     }
 }
 

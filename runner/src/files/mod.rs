@@ -20,7 +20,6 @@ mod tar;
 mod unpack;
 mod write;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -50,9 +49,9 @@ impl Files {
         volume: PathBuf,
         jobs: Arc<Jobs>,
         state: &Path,
-    ) -> io::Result<(Self, Vec<Left>)> {
-        let drafts = Drafts::open(state)?;
-        let left = drafts.left()?;
+    ) -> (Self, Vec<Left>) {
+        let drafts = Drafts::open(state);
+        let left = drafts.left();
         let files = Self {
             pool,
             volume: Arc::new(volume),
@@ -60,7 +59,7 @@ impl Files {
             mutations: Mutations::default(),
             drafts: Arc::new(drafts),
         };
-        Ok((files, left))
+        (files, left)
     }
 
     /// Removes what an earlier PID 1 has left half done, beside everything else.

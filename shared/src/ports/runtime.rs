@@ -35,7 +35,7 @@ pub struct Started {
     pub object: Option<String>,
     /// Where container and volume are found, on a runtime that others look into as well.
     pub place: Option<Place>,
-    /// Limits of the spec that cannot be enforced here, such as `storage`.
+    /// Limits of the spec that cannot be enforced here, such as `storage`, as far as that is known at once.
     pub limits_not_enforced: Vec<String>,
 }
 
@@ -193,6 +193,11 @@ pub trait Runtime: Send + Sync {
         _heard: &Heard,
     ) -> Result<(), RuntimeError> {
         Ok(())
+    }
+
+    /// Limits of the spec that a container which was started is not held to.
+    async fn not_enforced(&self, made: &Started) -> Vec<String> {
+        made.limits_not_enforced.clone()
     }
 
     /// Holds this ready and nothing else: makes what is missing and removes what is too much. Asked again and again, by one

@@ -39,7 +39,10 @@ pub(crate) async fn run(task: &Task, how: How) -> End {
         Ok(Err(error)) => failed(reason_of(&error)),
         Ok(Ok(started)) => tokio::select! {
             answer = started_and_answered(task, &started) => match answer {
-                Ok(link) => return running(started, link),
+                Ok(link) => {
+                    let limits = task.context.runtime.not_enforced(&started).await;
+                    return running(started, limits, link);
+                }
                 Err(reason) => failed(reason),
             },
             request = task.cancelled() => cancelled(request),
@@ -199,7 +202,7 @@ async fn answer(task: &Task) -> Result<Link, Reason> {
     }
 }
 
-fn running(started: Started, link: Link) -> End {
+fn running(started: Started, limits_not_enforced: Vec<String>, link: Link) -> End {
     End::Finish(Box::new(Completion {
         outcome: Outcome::success(JobResult::Lifecycle {}),
         chunks: Vec::new(),
@@ -208,7 +211,7 @@ fn running(started: Started, link: Link) -> End {
             container: started.container,
             restarts: started.restarts,
             place: started.place,
-            limits_not_enforced: started.limits_not_enforced,
+            limits_not_enforced,
         }),
         artifact: None,
     }))

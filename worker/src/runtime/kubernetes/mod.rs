@@ -9,7 +9,8 @@
 //!         ├─ early                 a runner that answers before the cluster tells of it
 //!         ├─ watch, words          one watch of all pods, claims and events: lists and reasons cost no request
 //!         ├─ policy                what pods may reach: made once, before the first of them
-//!         ├─ pod, names, state     pure: what is asked of the cluster, and what it answers
+//!         ├─ pod, names, state,
+//!         │  storage               pure: what is asked of the cluster, and what it answers
 //!         └─ access, channel, cut  the way to the API server, through it to a runner, and its end
 //! ```
 //!
@@ -36,6 +37,7 @@ mod policy;
 mod settings;
 mod start;
 mod state;
+mod storage;
 mod warm;
 mod watch;
 mod words;
@@ -128,6 +130,15 @@ impl Runtime for KubernetesRuntime {
         heard: &Heard,
     ) -> Result<(), RuntimeError> {
         self.cluster.started(placement, made, heard).await
+    }
+
+    async fn not_enforced(&self, made: &Started) -> Vec<String> {
+        let mut limits = made.limits_not_enforced.clone();
+        let volume = made.place.as_ref().map(|place| place.volume.as_str());
+        if !volume.is_some_and(|volume| self.cluster.watched.known().is_bounded(volume)) {
+            limits.push("storage".to_owned());
+        }
+        limits
     }
 
     async fn keep_warm(&self, wanted: &[Warm]) -> Result<(), RuntimeError> {

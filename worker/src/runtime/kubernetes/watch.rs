@@ -29,7 +29,7 @@ use crate::reach::Backoff;
 
 use super::state::{self, Beside, State};
 use super::words::Words;
-use super::{make, names};
+use super::{make, names, storage};
 
 /// The pauses before a watch that broke is begun anew.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -185,6 +185,12 @@ impl Known {
     /// The claim that a pod has its volume from, if it is known.
     pub(super) fn claim_of(&self, pod: &Pod) -> Option<&Arc<PersistentVolumeClaim>> {
         self.claims.here.get(&make::claim_of(pod)?)
+    }
+
+    /// Whether a claim of this name is known to hold no more than it asks for.
+    pub(super) fn is_bounded(&self, claim: &str) -> bool {
+        let claim = self.claims.here.get(claim);
+        claim.is_some_and(|claim| storage::is_enforced(claim))
     }
 
     /// How a pod is, with all that is known beside it.

@@ -7,12 +7,14 @@
 //!   2nd signal: exit at once, 128 + signal
 //! ```
 //!
-//! Invariants: nothing is touched before the settings are checked; nothing of the data folder before its lock is held.
+//! Invariants: nothing is touched before the settings are checked; nothing of the data folder before its lock is held. How
+//! many clients can be connected is bounded by what the user may have open, not by what his shell set for him.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use shared::config::{AuthMode, Loaded, RuntimeKind};
 use shared::data_dir::data_lock;
@@ -31,11 +33,15 @@ use crate::wire::Ports;
 /// What tasks get to end after the grace has run out and they were told to drop everything.
 const LAST_MOMENTS: Duration = Duration::from_secs(3);
 
+/// Descriptors that are enough, so that nobody who inherits the limit has to close a thousand million of them.
+const OPEN_FILES: u64 = 1 << 16;
+
 /// Serves until a signal ends it.
 pub(crate) fn serve(args: &SettingsArgs) -> Result<ExitCode, Failure> {
     let loaded = args.load()?;
     telemetry::begin(&loaded.settings.telemetry)
         .map_err(|error| Failure::new("the log cannot begin", error))?;
+    open_many_files();
     let _owned = data_lock(&loaded.data_dir).map_err(|error| Failure::told(&error))?;
     if loaded.settings.worker.concurrency > 0 {
         // Before the first thread: the kernel lets none of many into another namespace.
@@ -55,6 +61,20 @@ pub(crate) fn serve(args: &SettingsArgs) -> Result<ExitCode, Failure> {
 /// most, since the work is waiting, not computing.
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(2, |processors| processors.get().clamp(2, 8))
+}
+
+/// Takes all descriptors that this user may have: a shell gives 1024 of them, and each client needs one.
+fn open_many_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(now, most)| {
+        let wanted = most.min(OPEN_FILES);
+        if now >= wanted {
+            return Ok(());
+        }
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, most)
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 async fn run(loaded: &Loaded) -> Result<(), Failure> {

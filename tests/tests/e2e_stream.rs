@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use futures::StreamExt as _;
 use futures::future::join_all;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use reqwest::Method;
 use serde_json::json;
 use tests::program::{Client, Followed, Program, resident, wait_until};
@@ -62,6 +63,9 @@ async fn deaf(client: &Client, job: &str) -> TcpStream {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_readers_of_whom_some_never_read() {
+    // As the service does by itself.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("raised");
     let program = Program::start().await;
     let client = program.client();
     client.create("env").await;

@@ -11,6 +11,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::super::process;
+use super::super::standing::Standing;
 use super::super::userns::{self, IdMap};
 use super::pull::PullError;
 use super::source::SOURCE_FD;
@@ -33,6 +34,10 @@ const VARIABLES: [&str; 9] = [
     "SSL_CERT_DIR",
     "SSL_CERT_FILE",
 ];
+
+/// Tells what fetches that it is root only of a namespace: root's own folders, where it would look for signatures, may be
+/// closed to it. It reads only whether the number is that of root.
+const NOT_ROOT: (&str, &str) = ("_CONTAINERS_ROOTLESS_UID", "1");
 
 /// Where a program runs.
 pub(super) struct Place<'a> {
@@ -62,6 +67,8 @@ impl Place<'_> {
             .stdin(Stdio::piped())
             .stdout(Stdio::null());
         self.configure(&mut command).map_err(PullError::Here)?;
+        let standing = Standing::of_this_process().map_err(PullError::Here)?;
+        command.envs(standing.is_namespace().then_some(NOT_ROOT));
         let mut child = command.spawn().map_err(PullError::Here)?;
         let told = child
             .stdin

@@ -11,7 +11,6 @@
 
 mod asked;
 mod cold;
-mod crun;
 mod exec;
 mod files;
 mod full;

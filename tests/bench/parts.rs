@@ -5,7 +5,7 @@ use futures::future::LocalBoxFuture;
 
 use crate::ground::Ground;
 use crate::report::Report;
-use crate::{Failure, cold, crun, exec, files, full, idle, kubernetes, output, submit, warm};
+use crate::{Failure, cold, exec, files, full, idle, kubernetes, output, submit, warm};
 
 /// The tables of the page.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub const PARTS: [Part; 14] = [
     Part::new("pod-create", Kubernetes, |at, to| kubernetes::create::measure(at, to).boxed_local()),
     Part::new("pod-files", Kubernetes, |at, to| kubernetes::files::measure(at, to).boxed_local()),
     Part::new("pod-idle", Kubernetes, |at, to| kubernetes::idle::measure(at, to).boxed_local()),
-    Part::new("crun", Contract, |at, to| crun::measure(at, to).boxed_local()),
+    Part::new("crun", Contract, |at, to| exec::measure_on_crun(at, to).boxed_local()),
     Part::new("warm", Contract, |at, to| warm::measure(at, to).boxed_local()),
     Part::new("files", Contract, |at, to| files::measure(at, to).boxed_local()),
     Part::new("output", Contract, |at, to| output::measure(at, to).boxed_local()),

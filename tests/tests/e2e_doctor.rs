@@ -83,7 +83,7 @@ impl Said {
         let of = |line: &&str| line.get(9..).is_some_and(|rest| rest.starts_with(about));
         let at = lines
             .iter()
-            .rposition(|line| !line.starts_with(' ') && of(&line));
+            .rposition(|line| !line.starts_with(' ') && of(line));
         let at = at.unwrap_or_else(|| panic!("nothing about {about}: {}", self.text));
         let (verdict, says) = lines[at].split_at(9);
         let next = lines.get(at + 1).map(|line| line.trim_start());

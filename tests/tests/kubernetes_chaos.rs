@@ -12,6 +12,9 @@ use tests::program::{Client, Program, id_of, processes_with, wait_until};
 /// How long the cluster's store stands still: longer than its clients wait for one answer.
 const STALL: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether a status stays: the worker sweeps some times meanwhile.
+const LOOKS: usize = 30;
+
 /// Lines that a command prints to each stream.
 const LINES: u32 = 200;
 
@@ -179,8 +182,23 @@ async fn a_pod_whose_node_says_nothing_is_not_taken_for_gone_before_its_node_is(
         nodes.iter().all(is_ready)
     })
     .await;
+    let body = json!({ "command": "sleep 4711", "timeout_seconds": 5 });
+    let overdue = client.submit("env", &body).await;
+    client.until_state(&overdue, "running").await;
     kubelet.pause().await;
-    told(json!("node_lost")).await;
+    // Nobody can confirm the command's end, nor do what is done then, for as long as the node is away.
+    told(json!("being_killed")).await;
+    until(async || {
+        let nodes = nodes.list(&ListParams::default()).await.expect("listed");
+        !nodes.iter().any(is_ready)
+    })
+    .await;
+    for _ in 0..LOOKS {
+        let status = status(&client).await;
+        assert_eq!(status["phase"], "running", "{status}");
+        assert_eq!(status["reason"], "being_killed", "{status}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     let delete = client.delete("/v1/environments/env").await.expect(202);
     wait_until("the environment says what it waits for", async || {
         let status = status(&client).await;
@@ -199,5 +217,7 @@ async fn a_pod_whose_node_says_nothing_is_not_taken_for_gone_before_its_node_is(
     }
     let ended = client.ended(id_of(&delete.json())).await;
     assert_eq!(ended["state"], "succeeded", "{ended}");
+    let ended = client.ended(&overdue).await;
+    assert_eq!(ended["state"], "cancelled", "{ended}");
     place.assert_nothing_left().await;
 }

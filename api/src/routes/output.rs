@@ -168,7 +168,10 @@ impl Service {
         let job = self.job(at).await?;
         let store = &self.deps.store;
         let end = if job.state.is_terminal() {
-            Some(store.output_end(at).await?)
+            let end = store.output_end(at).await?;
+            // Of one that was removed meanwhile this is not the end of its output, but that of nothing.
+            self.job(at).await?;
+            Some(end)
         } else {
             None
         };

@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::{KeyRing, require_key};
-use crate::layers::{observe, on_panic, render};
+use crate::layers::{observe, on_panic, render, tell_of_close};
 use crate::legacy;
 use crate::problem::Problem;
 use crate::routes::{
@@ -98,5 +98,6 @@ pub(crate) fn build(deps: ApiDeps, stopping: CancellationToken) -> Router {
         .layer(CatchPanicLayer::custom(on_panic))
         .layer(from_fn(render))
         .layer(from_fn_with_state(app.clone(), observe))
+        .layer(from_fn(tell_of_close))
         .with_state(app)
 }

@@ -260,3 +260,26 @@ async fn a_panic_tells_nothing() {
     assert_eq!(answer.json()["code"], "internal");
     assert_eq!(answer.header("content-type"), "application/problem+json");
 }
+
+#[tokio::test]
+async fn who_sent_a_body_that_nobody_read_is_told_that_the_connection_closes() {
+    let world = World::new().await;
+    world.environment("e").await;
+    let exec = "/v1/environments/e/exec";
+    let body = format!("{{\"command\":\"{}\"}}", "x".repeat(10_000));
+    let post = |path: &str, body: &str| world.request(Method::POST, path).body(body.to_owned());
+    let stranger = world.bare(Method::POST, exec).body(body.clone());
+    for (request, status, closes) in [
+        (stranger, 401, true),
+        (post("/nowhere", &body), 404, true),
+        (post(exec, "{"), 400, false),
+        (post(exec, &body), 202, false),
+        (world.bare(Method::POST, exec), 401, false),
+        (world.request(Method::GET, "/nowhere"), 404, false),
+    ] {
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), status);
+        let told = answer.headers().get("connection");
+        assert_eq!(told.is_some_and(|told| told == "close"), closes, "{status}");
+    }
+}

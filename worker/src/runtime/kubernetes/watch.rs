@@ -280,7 +280,10 @@ impl Known {
         self.since.remove(uid);
         self.answered.remove(uid);
         let ended_here = self.ended_here.remove(uid).is_some();
-        if let (Some(owner), false) = (owner, ended_here) {
+        // The two watches keep no order. Where the claim went first nobody asks any more, and nothing would forget this.
+        let claim = make::claim_of(pod);
+        let is_last = claim.is_some_and(|claim| !self.claims.here.contains_key(&claim));
+        if let (Some(owner), false, false) = (owner, ended_here, is_last) {
             self.ends.insert(owner, went(pod));
         }
     }
@@ -481,6 +484,28 @@ mod tests {
         assert!(!known.ended_here.is_empty());
         known.claim_went(&uid);
         assert!(known.ended_here.is_empty() && known.end(&uid).is_none());
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_pod_whose_claim_was_seen_to_go_before_it() {
+        let uid = EnvironmentUid::new("abcdefgh22").unwrap();
+        let volume = json!({ "name": "v", "persistentVolumeClaim": { "claimName": "c" } });
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": "em-a-1", "uid": "a" },
+            "spec": { "containers": [], "volumes": [volume] },
+        }))
+        .unwrap();
+        let claim = json!({ "metadata": { "name": "c" } });
+        let mut known = Known::new();
+        known.hear_of_claim(serde_json::from_value(claim.clone()).unwrap());
+        known.pod_went(&pod, Some(uid.clone()));
+        assert!(known.end(&uid).is_some());
+        known
+            .claims
+            .take(Event::Delete(serde_json::from_value(claim).unwrap()));
+        known.claim_went(&uid);
+        known.pod_went(&pod, Some(uid.clone()));
+        assert!(known.end(&uid).is_none());
     }
 
     #[test]

@@ -548,6 +548,22 @@ async fn archives_travel_between_environments() {
         (part.body.as_ref(), part.header("content-range")),
         (&b"ne"[..], Some("bytes 1-2/4"))
     );
+    for range in ["bytes=-2", "bytes=2-"] {
+        let request = client.request(Method::GET, &at("content", "m/n/o/f"));
+        let part = client.send(request.header("Range", range)).await;
+        let part = part.expect(206);
+        assert_eq!(
+            (part.body.as_ref(), part.header("content-range")),
+            (&b"e\n"[..], Some("bytes 2-3/4")),
+            "{range}"
+        );
+    }
+    let beyond = client.request(Method::GET, &at("content", "m/n/o/f"));
+    let beyond = client.send(beyond.header("Range", "bytes=9-")).await;
+    assert_eq!(
+        beyond.expect(416).header("content-range"),
+        Some("bytes */4")
+    );
     let head = client
         .send(client.request(Method::HEAD, &at("content", "m/n/o/f")))
         .await

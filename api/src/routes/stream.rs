@@ -45,7 +45,7 @@ const PIECE_BYTES: u64 = 64 * 1024;
 const EVENT_BYTES: usize = 256;
 
 /// Bytes of each stream that are read of the store at once at most, to be sent in pieces.
-const READ_BYTES: u64 = 256 * 1024;
+const READ_BYTES: u64 = 128 * 1024;
 
 /// Pieces that may be on their way to a reader.
 const IN_FLIGHT: usize = 2;

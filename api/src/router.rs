@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
@@ -82,6 +83,7 @@ pub(crate) fn build(deps: ApiDeps, stopping: CancellationToken) -> Router {
         deps,
         keys: KeyRing::default(),
         stopping,
+        ahead: Arc::new(Semaphore::new(stream::AHEAD)),
     });
     let (open, _) = open().split_for_parts();
     let (guarded, _) = guarded().split_for_parts();

@@ -7,6 +7,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use shared::clock::Clock;
 use shared::config::Settings;
 use shared::ports::{Blobs, Queue, RuntimeOffer, Store};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::KeyRing;
@@ -50,6 +51,8 @@ pub(crate) struct Service {
     pub(crate) keys: KeyRing,
     /// Cancelled when waiting requests shall answer.
     pub(crate) stopping: CancellationToken,
+    /// Held by the streams of output that read more of the store than they send at once.
+    pub(crate) ahead: Arc<Semaphore>,
 }
 
 /// A shared [`Service`].

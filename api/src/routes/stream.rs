@@ -10,7 +10,8 @@
 //! Invariants: an event's id is where both streams are after it, so that whoever sends it back as `Last-Event-ID` misses
 //! no byte and gets none twice; a stream without `end` is not the whole output. A stream ends some seconds after its key was
 //! revoked at the latest. A reader that does not read holds [`IN_FLIGHT`] pieces, however much output there is: what was
-//! read of the store beyond them is forgotten while it waits, and read again when one of them is on its way.
+//! read of the store beyond them is forgotten while it waits, and read again when one of them is on its way. However many
+//! read at once, [`AHEAD`] of them read several pieces of the store together, and the others one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,8 +45,11 @@ const PIECE_BYTES: u64 = 64 * 1024;
 /// Bytes of an event beside its data, about.
 const EVENT_BYTES: usize = 256;
 
-/// Bytes of each stream that are read of the store at once at most, to be sent in pieces.
-const READ_BYTES: u64 = 128 * 1024;
+/// Bytes of each stream that a reader with [`AHEAD`] reads of the store at once, to be sent in pieces.
+const READ_BYTES: u64 = 4 * PIECE_BYTES;
+
+/// Readers that may hold more of the store than the piece they send.
+pub(crate) const AHEAD: usize = 64;
 
 /// Pieces that may be on their way to a reader.
 const IN_FLIGHT: usize = 2;
@@ -110,6 +114,7 @@ pub(crate) async fn stream(
         pass,
         from,
         read: None,
+        ahead: None,
         room: Arc::new(Semaphore::new(IN_FLIGHT)),
         pings: every(PING),
         looks: every(LOOK),
@@ -158,6 +163,8 @@ struct Reading {
     from: Offsets,
     /// What was read of the store and is not all sent.
     read: Option<Read>,
+    /// The right to hold more than a piece of it.
+    ahead: Option<OwnedSemaphorePermit>,
     room: Arc<Semaphore>,
     pings: Interval,
     looks: Interval,
@@ -177,8 +184,9 @@ impl Reading {
                 return Ok(Some(Piece::bytes(text, permit)));
             }
             self.may_read().await?;
+            let limit = self.limit();
             let (app, before) = (&self.app, self.read.take());
-            let read = app.read_on(before, &self.at, self.from, READ_BYTES).await;
+            let read = app.read_on(before, &self.at, self.from, limit).await;
             self.read = Some(read.map_err(|_| CutOff::Store)?);
             if let Some(text) = self.events() {
                 self.pings.reset();
@@ -187,6 +195,7 @@ impl Reading {
             if self.read.as_ref().is_some_and(Read::has_ended) {
                 return Err(CutOff::Gone);
             }
+            self.ahead = None;
             loop {
                 tokio::select! {
                     biased;
@@ -228,8 +237,21 @@ impl Reading {
     }
 
     fn forget_output(&mut self) {
+        self.ahead = None;
         if let Some(read) = &mut self.read {
             read.forget_output();
+        }
+    }
+
+    /// How many bytes of each stream it may read of the store now.
+    fn limit(&mut self) -> u64 {
+        if self.ahead.is_none() {
+            self.ahead = Arc::clone(&self.app.ahead).try_acquire_owned().ok();
+        }
+        if self.ahead.is_some() {
+            READ_BYTES
+        } else {
+            PIECE_BYTES
         }
     }
 

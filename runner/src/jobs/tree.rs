@@ -144,8 +144,14 @@ fn scan() -> Vec<Process> {
         return Vec::new();
     };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<Pid>().ok());
-    pids.filter_map(|pid| parse_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?))
+    pids.filter_map(|pid| process(pid, &std::fs::read(format!("/proc/{pid}/stat")).ok()?))
         .collect()
+}
+
+/// What the `stat` file of a process says. One of gVisor's that is just going says 0 of itself, by which a signal would
+/// reach this process' own group.
+fn process(pid: Pid, stat: &[u8]) -> Option<Process> {
+    parse_stat(stat).filter(|process| process.pid == pid && pid > 0)
 }
 
 /// Reads a `stat` file. The name in it may hold anything, so fields are counted from its last parenthesis.
@@ -168,7 +174,7 @@ fn parse_stat(stat: &[u8]) -> Option<Process> {
 mod tests {
     use super::*;
 
-    fn process(pid: Pid, parent: Pid) -> Process {
+    fn with(pid: Pid, parent: Pid) -> Process {
         Process {
             pid,
             parent,
@@ -192,6 +198,13 @@ mod tests {
     }
 
     #[test]
+    fn who_is_going_and_has_no_number_any_more_is_nobody() {
+        let stat = b"0 (x) X 1 12 9 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 5 0 0";
+        assert_eq!(process(12, stat), None);
+        assert_eq!(process(0, stat), None);
+    }
+
+    #[test]
     fn a_zombie_is_dead_unless_it_has_threads() {
         let stat = |threads| {
             format!("12 (x) Z 7 12 9 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 {threads} 0 5 0 0")
@@ -203,12 +216,12 @@ mod tests {
     #[test]
     fn what_is_below_is_found_at_any_depth_and_cycles_end() {
         let mut processes = vec![
-            process(2, 1),
-            process(3, 2),
-            process(4, 3),
-            process(5, 1),
-            process(8, 9),
-            process(9, 8),
+            with(2, 1),
+            with(3, 2),
+            with(4, 3),
+            with(5, 1),
+            with(8, 9),
+            with(9, 8),
         ];
         processes[1].alive = false;
         let mut below = living_below(2, &processes);

@@ -187,11 +187,8 @@ impl FolderDraft {
         match target {
             Target::New(name) => {
                 rustix::fs::fchmod(open_to_read(&self.tree.root)?, Mode::from_raw_mode(0o755))?;
-                let flags = rustix::fs::RenameFlags::NOREPLACE;
-                let renamed =
-                    rustix::fs::renameat_with(parent, &self.temporary, parent, name, flags);
-                renamed.map_err(|errno| match errno {
-                    Errno::EXIST => Fault::new(
+                move_folder(parent, &self.temporary, name).map_err(|errno| match errno {
+                    Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR => Fault::new(
                         FileErrorCode::AlreadyExists,
                         "something was put there meanwhile",
                     ),
@@ -203,5 +200,15 @@ impl FolderDraft {
                 merge(&self.tree.root, folder)
             }
         }
+    }
+}
+
+/// Moves a folder to where nothing is. Where the file system cannot promise that (gVisor's, of what it shares), nothing but
+/// an empty folder is replaced: the kernel puts a folder in no other place.
+fn move_folder(parent: &OwnedFd, from: &str, to: &OsStr) -> Result<(), Errno> {
+    let flags = rustix::fs::RenameFlags::NOREPLACE;
+    match rustix::fs::renameat_with(parent, from, parent, to, flags) {
+        Err(Errno::INVAL) => rustix::fs::renameat(parent, from, parent, to),
+        moved => moved,
     }
 }

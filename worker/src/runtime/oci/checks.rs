@@ -111,9 +111,9 @@ pub(super) fn of_the_machine(
         rights(standing),
         user_namespaces(),
         oci_runtime(program),
-        limits(standing, cgroups),
+        limits(standing, cgroups, program),
         images(),
-        networks(program),
+        networks(),
     ]
 }
 
@@ -251,23 +251,21 @@ fn oci_runtime(program: &Program) -> Check {
             ),
             "take a newer runc",
         ),
-        Ok(version) if version.starts_with("runsc ") => Check::missing(
-            about,
-            format!(
-                "{version}: it takes no open descriptors, through which environments are spoken to"
+        Ok(version) if program.has_its_own_kernel() => match program.is_young_enough() {
+            Ok(true) => Check::good(about, format!("{version}: a kernel for each environment")),
+            _ => Check::missing(
+                about,
+                format!(
+                    "{version}: it lets no environment make a socket, through which it is spoken to"
+                ),
+                "take a newer runsc (one that has the flag --host-uds), or set runtime.binary to runc or crun",
             ),
-            "set runtime.binary to runc or crun",
-        ),
+        },
         Ok(version) => Check::good(about, version),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Check::missing(
             about,
             format!("the OCI runtime `{binary}` is not installed"),
-            match on_the_path("crun").filter(|_| package(program.binary()) == "runc") {
-                Some(_) => {
-                    "apt-get install runc, or set runtime.binary to crun, which is there".to_owned()
-                }
-                None => format!("apt-get install {}", package(program.binary())),
-            },
+            how_to_install(program.binary()),
         ),
         Err(error) => Check::missing(
             about,
@@ -277,20 +275,32 @@ fn oci_runtime(program: &Program) -> Check {
     }
 }
 
-/// The Debian package of an OCI runtime.
-fn package(binary: &Path) -> &'static str {
+fn how_to_install(binary: &Path) -> String {
     match binary.file_name().and_then(|name| name.to_str()) {
-        Some("crun") => "crun",
-        _ => "runc",
+        Some("crun") => "apt-get install crun".to_owned(),
+        // Debian's is too old.
+        Some("runsc") => {
+            "install gVisor as https://gvisor.dev/docs/user_guide/install says".to_owned()
+        }
+        _ if on_the_path("crun").is_some() => {
+            "apt-get install runc, or set runtime.binary to crun, which is there".to_owned()
+        }
+        _ => "apt-get install runc".to_owned(),
     }
 }
 
-fn limits(standing: Standing, cgroups: &Cgroups) -> Check {
+fn limits(standing: Standing, cgroups: &Cgroups, program: &Program) -> Check {
     let about = "limits";
+    let counts_processes = !program.has_its_own_kernel();
     if standing.is_namespace() {
         return Check::lacking(
             about,
-            "an ordinary user: processes are limited; memory and processors of environments are not",
+            match counts_processes {
+                true => {
+                    "an ordinary user: processes are limited; memory and processors of environments are not"
+                }
+                false => "an ordinary user, and gVisor: environments are not limited",
+            },
             "start the service as root where they must be",
         );
     }
@@ -301,7 +311,14 @@ fn limits(standing: Standing, cgroups: &Cgroups) -> Check {
             "mount them at /sys/fs/cgroup",
         );
     }
-    Check::good(about, "memory, processors and processes, by cgroups")
+    match counts_processes {
+        true => Check::good(about, "memory, processors and processes, by cgroups"),
+        false => Check::lacking(
+            about,
+            "memory and processors are limited by cgroups; gVisor counts no processes",
+            "set runtime.binary to runc or crun where they must be limited",
+        ),
+    }
 }
 
 fn images() -> Check {
@@ -323,9 +340,9 @@ fn images() -> Check {
     )
 }
 
-fn networks(program: &Program) -> Check {
+fn networks() -> Check {
     let about = "network";
-    match network::lacking(program) {
+    match network::lacking() {
         None => Check::good(about, "environments that ask for it reach the internet"),
         Some((says, mend)) => Check::lacking(about, says, mend),
     }

@@ -68,18 +68,24 @@ impl Host {
         Ok(!life.home.ending().exists() && self.first(life)?.is_some())
     }
 
-    /// What of a spec nothing holds an environment to. Without cgroups its processes are still counted, by an rlimit.
+    /// What of a spec nothing holds an environment to. Without cgroups its processes are still counted, by an rlimit, but
+    /// gVisor counts none.
     fn not_enforced(&self) -> Vec<String> {
-        let limits: &[&str] = if self.standing.is_namespace() {
-            &["cpu", "memory", "storage"]
-        } else {
-            &["storage"]
+        let has_cgroups = !self.standing.is_namespace();
+        let limits: &[&str] = match (has_cgroups, self.program.has_its_own_kernel()) {
+            (true, false) => &["storage"],
+            (true, true) => &["pids", "storage"],
+            (false, false) => &["cpu", "memory", "storage"],
+            (false, true) => &["cpu", "memory", "pids", "storage"],
         };
         limits.iter().map(|limit| (*limit).to_owned()).collect()
     }
 
     /// Sets the limits that could not be set before PID 1 was there.
     fn enforce_limits(&self, life: &Life, spec: &EnvironmentSpec) -> Result<(), RuntimeError> {
+        if self.program.has_its_own_kernel() {
+            return Ok(());
+        }
         let limits = Limits::of_commands(&spec.resources);
         self.cgroups
             .enforce(&life.record.cgroup(), limits)
@@ -91,17 +97,23 @@ impl Host {
         let Life { home, record } = life;
         let cgroup = record.cgroup();
         let limits = Limits::of_commands(&spec.resources);
-        let delegated = self
-            .cgroups
-            .delegate(&cgroup, record.first_host_id, limits)?;
-        let mut inherited = vec![socket::listen(home.folder())?];
-        let cgroup_flags = inherit(delegated, &mut inherited);
+        let own_kernel = self.program.has_its_own_kernel();
+        let (mut inherited, mut cgroup_flags) = (Vec::new(), Vec::new());
+        if own_kernel {
+            // Descriptors of the machine mean nothing there: PID 1 makes its socket itself.
+            home.sockets().remove()?;
+        } else {
+            let delegated = self
+                .cgroups
+                .delegate(&cgroup, record.first_host_id, limits)?;
+            inherited.push(socket::listen(home.folder())?);
+            cgroup_flags = inherit(delegated, &mut inherited);
+        }
         let network = self.connection(life, spec.egress)?;
         let network = match network {
             Some((connection, held)) => {
-                // PID 1 needs no number for it, but whoever looks for it there does: it only has to hold it.
-                let number = (LISTEN_FD..).nth(inherited.len()).unwrap_or(LISTEN_FD);
-                Hold::of(&held, number)?.write(&home.network_hold())?;
+                // PID 1 does nothing with it: it only has to hold it.
+                Hold::of(&held)?.write(&home.network_hold())?;
                 inherited.push(held);
                 Some(connection)
             }
@@ -121,6 +133,7 @@ impl Host {
             volume: &home.volume(),
             state: &home.runner_state(),
             is_isolated: network.is_none(),
+            own_kernel,
             cgroup: (!self.standing.is_namespace()).then_some(cgroup.as_str()),
             cgroup_flags,
         };
@@ -134,6 +147,7 @@ impl Host {
             log: home.log(),
             root: ground.tree,
             inherited,
+            is_connected: network.is_some(),
             network,
             lock: lock.share()?,
         })
@@ -221,7 +235,7 @@ impl Host {
         let Some(hold) = Hold::read(&life.home.network_hold())? else {
             return Ok(());
         };
-        let Some(held) = first.descriptor(hold.number)? else {
+        let Some(held) = first.held(hold.file())? else {
             return Ok(());
         };
         let (cgroups, cgroup) = (self.cgroups.clone(), life.record.network_cgroup());
@@ -252,7 +266,7 @@ impl Host {
             .and_then(|()| files::absent(fs::remove_file(home.pid_file())))
             .and_then(|()| files::absent(fs::remove_file(home.ending())))
             .and_then(|()| files::absent(fs::remove_file(home.boot())))
-            .and_then(|()| socket::remove(home.folder()))
+            .and_then(|()| home.sockets().remove())
             .and_then(|()| remove_tree(&home.layer()))
             .map_err(unavailable("the container cannot be removed"))
     }

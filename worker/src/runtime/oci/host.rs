@@ -108,7 +108,7 @@ impl Host {
     }
 
     pub(super) fn create(&self, placement: &Placement) -> Result<Started, RuntimeError> {
-        refuse_what_cannot_be_had(&placement.spec, &self.program)?;
+        refuse_what_cannot_be_had(&placement.spec)?;
         self.locked(&placement.uid, |lock| {
             let life = match self.own(&placement.uid)? {
                 Some(life) => self.settle(life, placement)?,
@@ -124,7 +124,7 @@ impl Host {
     }
 
     pub(super) fn start(&self, placement: &Placement) -> Result<Started, RuntimeError> {
-        refuse_what_cannot_be_had(&placement.spec, &self.program)?;
+        refuse_what_cannot_be_had(&placement.spec)?;
         self.locked(&placement.uid, |lock| {
             let life = self
                 .own(&placement.uid)?
@@ -252,13 +252,10 @@ pub(super) fn is_of_another_start(home: &Home) -> bool {
     }
 }
 
-fn refuse_what_cannot_be_had(
-    spec: &EnvironmentSpec,
-    program: &Program,
-) -> Result<(), RuntimeError> {
+fn refuse_what_cannot_be_had(spec: &EnvironmentSpec) -> Result<(), RuntimeError> {
     match spec.egress {
         Egress::None => Ok(()),
-        Egress::Internet => match network::lacking(program) {
+        Egress::Internet => match network::lacking() {
             None => Ok(()),
             Some((says, mend)) => Err(RuntimeError::Unsupported(format!("{says}: {mend}"))),
         },

@@ -14,7 +14,7 @@
 //! PID 1 inherits a log file, its socket and its cgroups, no pipe of the worker's and nothing that tells it of the
 //! worker's death. The OCI runtime holds the life's lock until it is done, whatever becomes of the worker.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -30,8 +30,7 @@ use super::cgroup::Cgroups;
 use super::fault::{failed, unavailable};
 use super::network::{Helper, Network};
 use super::process;
-use super::program::Program;
-use super::spec::LISTEN_FD;
+use super::program::{FIRST_FD, Program};
 use super::stage::own_mounts;
 use super::tree::Tree;
 
@@ -46,16 +45,18 @@ pub(super) struct Launch {
     pub(super) container: String,
     /// The folder of `config.json`.
     pub(super) bundle: PathBuf,
-    /// Where the OCI runtime writes the pid of PID 1.
+    /// Where the pid of PID 1 stands once it runs.
     pub(super) pid_file: PathBuf,
     /// Where PID 1 and the OCI runtime write what they have to say.
     pub(super) log: PathBuf,
     /// The image's tree.
     pub(super) root: Tree,
-    /// What PID 1 inherits, as descriptors from [`LISTEN_FD`] on.
+    /// What PID 1 inherits: see [`Program::inherited`].
     pub(super) inherited: Vec<OwnedFd>,
     /// The network that it is started in; none where it makes one of its own.
     pub(super) network: Option<Connection>,
+    /// Whether there is one.
+    pub(super) is_connected: bool,
     /// The life's lock.
     pub(super) lock: OwnedFd,
 }
@@ -116,7 +117,13 @@ fn run(program: &Program, mut launch: Launch) -> io::Result<bool> {
     }
     program.prepare_mounts()?;
     launch.root.mount()?;
-    let mut child = spawn(program, launch)?;
+    let pid_file = launch.pid_file.clone();
+    // gVisor writes it long before PID 1 runs, and whoever killed that by it would fail the start. One that has no such file
+    // is made anew by who comes next.
+    let early = program
+        .has_its_own_kernel()
+        .then(|| pid_file.with_extension("starting"));
+    let mut child = spawn(program, launch, early.as_deref().unwrap_or(&pid_file))?;
     if !waited(&child)? {
         child.kill()?;
         child.wait()?;
@@ -125,27 +132,28 @@ fn run(program: &Program, mut launch: Launch) -> io::Result<bool> {
             program.binary().display()
         )));
     }
-    Ok(child.wait()?.success())
+    let has_started = child.wait()?.success();
+    if let Some(early) = early.filter(|_| has_started) {
+        fs::rename(early, pid_file)?;
+    }
+    Ok(has_started)
 }
 
-fn spawn(program: &Program, launch: Launch) -> io::Result<Child> {
+fn spawn(program: &Program, launch: Launch, pid_file: &Path) -> io::Result<Child> {
     let log = File::create(&launch.log)?;
-    let inherited = launch.inherited.len();
-    let descriptors = launch.inherited.into_iter().chain([launch.lock]);
-    let mappings = (LISTEN_FD..)
-        .zip(descriptors)
+    let mut command = program.start(launch.inherited.len(), launch.is_connected)?;
+    let mappings = (FIRST_FD..)
+        .zip(program.inherited(launch.inherited, launch.lock))
         .map(|(child_fd, parent_fd)| FdMapping {
             parent_fd,
             child_fd,
         })
         .collect();
-    let mut command = program.command()?;
     command
-        .args(["run", "--detach", "--preserve-fds", &inherited.to_string()])
         .arg("--bundle")
         .arg(&launch.bundle)
         .arg("--pid-file")
-        .arg(&launch.pid_file)
+        .arg(pid_file)
         .arg(&launch.container)
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -18,7 +18,8 @@
 //!     bundle/boot                      which start of the machine PID 1 runs in
 //!     bundle/known-addresses           the machine's addresses as the rules of its network know them
 //!     bundle/network-hold              what of its network's helper PID 1 holds
-//!     runner.sock                      where PID 1 listens
+//!     runner.sock                      where PID 1 listens, if its kernel is the machine's
+//!     runner/runner.sock               where it does if its kernel is its own
 //!     runner.log                       what PID 1 and the OCI runtime said since the last start
 //!   .making-INSTANCE-UID/              a life that is being made: removed and begun anew
 //!   .deleting-INSTANCE-UID/            a life that is being deleted: never a life again
@@ -32,6 +33,8 @@
 use std::path::{Path, PathBuf};
 
 use shared::ids::{EnvironmentUid, InstanceId};
+
+use super::socket::Sockets;
 
 /// Beginning of the name of a life that is being made.
 const MAKING: &str = ".making-";
@@ -207,6 +210,13 @@ impl Home {
 
     pub(super) fn runner_state(&self) -> PathBuf {
         self.folder.join("runner")
+    }
+
+    pub(super) fn sockets(&self) -> Sockets {
+        Sockets {
+            given: self.folder.clone(),
+            own: self.runner_state(),
+        }
     }
 
     pub(super) fn bundle(&self) -> PathBuf {

@@ -131,7 +131,7 @@ impl OciRuntime {
 impl Runtime for OciRuntime {
     fn offer(&self) -> RuntimeOffer {
         RuntimeOffer {
-            egress: match network::lacking(&self.host.program).is_none() {
+            egress: match network::lacking().is_none() {
                 true => vec![Egress::None, Egress::Internet],
                 false => vec![Egress::None],
             },
@@ -217,13 +217,13 @@ impl Runtime for OciRuntime {
         _lane: Lane,
     ) -> Result<Box<dyn RunnerIo>, RuntimeError> {
         let own = uid.clone();
-        let folder = self
+        let sockets = self
             .on_host(move |host| {
                 let life = host.own(&own)?.ok_or(RuntimeError::NotRunning)?;
-                Ok(life.home.folder().to_owned())
+                Ok(life.home.sockets())
             })
             .await?;
-        match socket::connect(&folder).await {
+        match sockets.connect().await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error)
                 if matches!(

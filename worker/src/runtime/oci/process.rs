@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,8 @@ use super::spec::VOLUME;
 pub(super) enum Proof {
     /// It is in the cgroup of this name, or below it.
     Cgroup(String),
-    /// This folder is mounted in it at [`VOLUME`]: for one without cgroups of its own.
+    /// This folder is mounted in it at [`VOLUME`], or is open in it, as it is in gVisor's: for one without cgroups of its
+    /// own.
     Volume(PathBuf),
 }
 
@@ -63,9 +65,13 @@ impl FirstProcess {
         self.namespace("net")
     }
 
-    /// What it has open under a number, not touched by that; nothing if it ended meanwhile.
-    pub(super) fn descriptor(&self, number: i32) -> io::Result<Option<OwnedFd>> {
-        self.open(&format!("fd/{number}"), OFlags::PATH)
+    /// What it holds of a file that is known by its device and inode, not touched by that; nothing if it does not hold it,
+    /// or ended meanwhile.
+    pub(super) fn held(&self, file: (u64, u64)) -> io::Result<Option<OwnedFd>> {
+        match number_of(&format!("/proc/{}", self.pid.as_raw_nonzero()), file) {
+            Some(number) => self.open(&format!("fd/{number}"), OFlags::PATH),
+            None => Ok(None),
+        }
     }
 
     fn namespace(&self, kind: &str) -> io::Result<Option<OwnedFd>> {
@@ -99,7 +105,9 @@ impl Proof {
         match self {
             Self::Cgroup(name) => fs::read_to_string(format!("{process}/cgroup"))
                 .is_ok_and(|cgroups| is_in(&cgroups, name)),
-            Self::Volume(volume) => is_mounted_in(process, volume).unwrap_or_default(),
+            Self::Volume(volume) => {
+                is_mounted_in(process, volume).unwrap_or_default() || is_open_in(process, volume)
+            }
         }
     }
 }
@@ -117,6 +125,21 @@ fn is_mounted_in(process: &str, volume: &Path) -> io::Result<bool> {
     let own = openat(CWD, volume, path | OFlags::NOFOLLOW, Mode::empty())?;
     let (inside, own) = (fstat(inside)?, fstat(own)?);
     Ok((inside.st_dev, inside.st_ino) == (own.st_dev, own.st_ino))
+}
+
+/// Whether a process has this folder open.
+fn is_open_in(process: &str, volume: &Path) -> bool {
+    fs::metadata(volume)
+        .is_ok_and(|volume| number_of(process, (volume.dev(), volume.ino())).is_some())
+}
+
+/// The number under which the process of this folder of `/proc` has a file open that is known by its device and inode.
+fn number_of(process: &str, file: (u64, u64)) -> Option<String> {
+    let numbers = fs::read_dir(format!("{process}/fd")).ok()?;
+    let number = numbers.flatten().find(|number| {
+        fs::metadata(number.path()).is_ok_and(|found| (found.dev(), found.ino()) == file)
+    })?;
+    Some(number.file_name().to_string_lossy().into_owned())
 }
 
 fn send(process: &OwnedFd, signal: Signal) -> io::Result<()> {

@@ -5,10 +5,14 @@
 //!  runc      as it is                                  as it is
 //!  crun      without the unified hierarchy where       the same, and without cgroups, which it would
 //!            there are others too: it refuses both     ask for even if it has nothing to do with them
+//!  runsc     with the sockets of the network that it   the same, and without cgroups
+//!            is called in, or none; its containers
+//!            may make sockets in what is mounted
 //! ```
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, OnceLock};
@@ -22,8 +26,16 @@ use super::standing::Standing;
 /// The first version without the container breakouts that were published in 2025.
 const FIRST_SOUND: (u32, u32, u32) = (1, 2, 8);
 
+/// PID 1 may listen on a socket in what is mounted, and what is written to the root goes where it is written.
+const GVISOR_FLAGS: [&str; 2] = ["--host-uds=create", "--overlay2=none"];
+/// Where it is there: leaves no network namespace behind that the files of all containers would share.
+const GVISOR_ALONE: &str = "gofer-network-namespace";
+
 /// Where machines with several hierarchies of cgroups have the unified one.
 const UNIFIED_OF_MANY: &str = "/sys/fs/cgroup/unified";
+
+/// The first descriptor behind the usual three.
+pub(super) const FIRST_FD: i32 = 3;
 
 /// The OCI runtime of this machine.
 #[derive(Debug, Clone)]
@@ -32,12 +44,15 @@ pub(super) struct Program {
     state: PathBuf,
     standing: Standing,
     kind: Arc<OnceLock<Kind>>,
+    flags: Arc<OnceLock<String>>,
 }
 
 /// Whose program it is, where that makes a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Crun,
+    /// `runsc`: gVisor, with a kernel of its own.
+    Gvisor,
     /// `runc`, or one that is called like it.
     Other,
 }
@@ -46,6 +61,8 @@ impl Kind {
     fn of(version: &str) -> Self {
         if version.starts_with("crun version ") {
             Self::Crun
+        } else if version.starts_with("runsc version ") {
+            Self::Gvisor
         } else {
             Self::Other
         }
@@ -60,6 +77,7 @@ impl Program {
             state,
             standing,
             kind: Arc::default(),
+            flags: Arc::default(),
         }
     }
 
@@ -80,17 +98,78 @@ impl Program {
         &self.binary
     }
 
-    /// Whether it brings a network of its own into its containers, which the machine's rules do not see.
-    pub(super) fn has_its_own_network(&self) -> bool {
-        let name = self.binary.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| name.starts_with("runsc"))
+    /// Whether its containers have a kernel of their own, beside the machine's: to that most descriptors of the machine and
+    /// its cgroups mean nothing.
+    pub(super) fn has_its_own_kernel(&self) -> bool {
+        matches!(self.kind(), Ok(Kind::Gvisor))
+    }
+
+    /// Whether gVisor is young enough to let containers make sockets in what is mounted, and hold what they are given.
+    pub(super) fn is_young_enough(&self) -> io::Result<bool> {
+        self.knows("host-uds")
+    }
+
+    /// Whether gVisor has this flag. It lists them all where it says how it is used.
+    fn knows(&self, flag: &str) -> io::Result<bool> {
+        if self.flags.get().is_none() {
+            let said = self.bare().arg("flags").output()?;
+            let text = [said.stdout, said.stderr].concat();
+            let _ = self.flags.set(String::from_utf8_lossy(&text).into_owned());
+        }
+        let flags = self.flags.get().map_or("", String::as_str);
+        Ok(flags
+            .split_whitespace()
+            .any(|word| word.trim_start_matches('-') == flag))
+    }
+
+    /// The call that starts a container and leaves it to itself, with the first of the `given` descriptors of
+    /// [`Self::inherited`] and those behind it. The network is the one that it is called in, or none.
+    pub(super) fn start(&self, given: usize, is_connected: bool) -> io::Result<Command> {
+        let mut command = self.command()?;
+        if self.kind()? != Kind::Gvisor {
+            command.args(["run", "--detach", &format!("--preserve-fds={given}")]);
+            return Ok(command);
+        }
+        // With the machine's sockets, which stand below the rules of the network that they are in.
+        command.arg(if is_connected {
+            "--network=host"
+        } else {
+            "--network=none"
+        });
+        command.args(["run", "--detach"]);
+        let passed = (FIRST_FD..).skip(1).take(given);
+        command.args(passed.map(|number| format!("--pass-fd={number}:{number}")));
+        Ok(command)
+    }
+
+    /// Puts what PID 1 is given and what the call alone shall hold in order, from [`FIRST_FD`] on. gVisor's own programs keep
+    /// what is open at a number that they do not need: never the first.
+    pub(super) fn inherited(&self, given: Vec<OwnedFd>, own: OwnedFd) -> Vec<OwnedFd> {
+        let own = [own];
+        if self.has_its_own_kernel() {
+            own.into_iter().chain(given).collect()
+        } else {
+            given.into_iter().chain(own).collect()
+        }
     }
 
     /// A call of it, to be made where [`Self::prepare_mounts`] was.
     pub(super) fn command(&self) -> io::Result<Command> {
         let mut command = self.bare();
-        if self.kind()? == Kind::Crun && self.standing.is_namespace() {
-            command.arg("--cgroup-manager=disabled");
+        match self.kind()? {
+            Kind::Crun if self.standing.is_namespace() => {
+                command.arg("--cgroup-manager=disabled");
+            }
+            Kind::Gvisor => {
+                command.args(GVISOR_FLAGS);
+                if self.standing.is_namespace() {
+                    command.arg("--ignore-cgroups");
+                }
+                if self.knows(GVISOR_ALONE)? {
+                    command.arg(format!("--{GVISOR_ALONE}=new"));
+                }
+            }
+            Kind::Crun | Kind::Other => {}
         }
         command.arg("--root").arg(&self.state);
         Ok(command)
@@ -116,18 +195,40 @@ impl Program {
     }
 
     /// Makes it forget a container whose processes have ended, or were never quite begun. One that it does not know is
-    /// success.
+    /// success. It may be one of another OCI runtime, from before the setting was another: what that has left is removed.
     pub(super) fn delete(&self, container: &str) -> io::Result<()> {
-        let known = self.state.join(container);
-        if !known.exists() || self.call(&["delete", container])? {
-            return Ok(());
+        if self.known(container)?.is_empty() || self.call(&["delete", container])? {
+            return self.forget(container);
         }
         // A container that was interrupted while it was made: `--force` ends what waits there.
         self.call(&["delete", "--force", container])?;
-        if known.exists() {
-            files::absent(fs::remove_dir_all(known))?;
+        self.forget(container)
+    }
+
+    /// Removes what is known of a container: gVisor takes for gone what it cannot read, and leaves it.
+    fn forget(&self, container: &str) -> io::Result<()> {
+        for left in self.known(container)? {
+            if left.is_dir() {
+                files::absent(fs::remove_dir_all(left))?;
+            } else {
+                files::absent(fs::remove_file(left))?;
+            }
         }
         Ok(())
+    }
+
+    /// What OCI runtimes know of a container: a folder of its name, or gVisor's files.
+    fn known(&self, container: &str) -> io::Result<Vec<PathBuf>> {
+        let of_gvisor = [format!("{container}_"), format!("runsc-{container}.")];
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.state)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name == container || of_gvisor.iter().any(|begin| name.starts_with(begin)) {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
     }
 
     /// Its version, as it says it: the first line.
@@ -193,6 +294,7 @@ mod tests {
     fn a_program_says_what_it_is() {
         assert_eq!(Kind::of("crun version 1.8.1"), Kind::Crun);
         assert_eq!(Kind::of("runc version 1.1.5+ds1"), Kind::Other);
+        assert_eq!(Kind::of("runsc version release-20260905.0"), Kind::Gvisor);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::image::Person;
 use super::limits::{Limits, PERIOD};
 use super::ranges;
 use super::record::Record;
-use super::seccomp;
+use super::{seccomp, socket};
 
 /// The uid and gid of commands, inside, where the image does not say it.
 pub(super) const USER: u32 = 1000;
@@ -76,6 +76,9 @@ pub(super) struct Container<'a> {
     pub(super) state: &'a Path,
     /// Whether it gets a network of its own with nothing in it, and not the one that it is started in.
     pub(super) is_isolated: bool,
+    /// Whether the OCI runtime gives it a kernel of its own: then PID 1 makes its socket itself, and processes are not the
+    /// machine's, so nobody counts them.
+    pub(super) own_kernel: bool,
     /// The name of its cgroup in every hierarchy; none where this process may make no cgroups.
     pub(super) cgroup: Option<&'a str>,
     /// The flags that tell PID 1 which of its descriptors are its cgroups.
@@ -114,9 +117,13 @@ impl Container<'_> {
         let mut args: Vec<String> = [RUNNER, "init", "--state", STATE, "--volume", VOLUME]
             .map(str::to_owned)
             .into();
-        let listen = ("--listen-fd", LISTEN_FD);
-        for (flag, number) in [&[listen], self.cgroup_flags.as_slice()].concat() {
-            args.extend([flag.to_owned(), number.to_string()]);
+        if self.own_kernel {
+            args.extend(["--listen".to_owned(), format!("{STATE}/{}", socket::NAME)]);
+        } else {
+            args.extend(["--listen-fd".to_owned(), LISTEN_FD.to_string()]);
+        }
+        for (flag, number) in &self.cgroup_flags {
+            args.extend([(*flag).to_owned(), number.to_string()]);
         }
         let Person { uid, gid } = self.ground.user;
         let variables = self.ground.env.iter();
@@ -241,13 +248,16 @@ impl Container<'_> {
             pids,
             quota,
         } = self.limits;
-        json!({
+        let mut limits = json!({
             "devices": [{"allow": false, "access": "rwm"}],
             // Memory and swap together: so there is no swap.
             "memory": {"limit": memory, "swap": memory},
-            "pids": {"limit": pids},
             "cpu": {"quota": quota, "period": PERIOD},
-        })
+        });
+        if !self.own_kernel {
+            limits["pids"] = json!({"limit": pids});
+        }
+        limits
     }
 }
 

@@ -198,7 +198,7 @@ impl Host {
         let names = silent.iter().map(|ready| ready.name.clone());
         self.doubted().extend(names);
         let homes = silent.iter().map(|ready| self.layout.ready(ready));
-        let asked = socket::ask_all(homes.map(|home| home.folder().to_owned()), ANSWER_TIME);
+        let asked = socket::ask_all(homes.map(|home| home.sockets()), ANSWER_TIME);
         let mut hung = Vec::new();
         for (number, answers) in asked {
             let Some(ready) = silent.get(number) else {
@@ -298,7 +298,7 @@ impl Host {
     }
 
     fn answers(&self, life: &Life, limit: Duration) -> Result<bool, RuntimeError> {
-        socket::answers(life.home.folder(), limit)
+        socket::answers(&life.home.sockets(), limit)
             .map_err(unavailable("what is held ready cannot be spoken to"))
     }
 
@@ -530,6 +530,7 @@ impl Host {
             volume: nowhere,
             state: nowhere,
             is_isolated: spec.egress == Egress::None,
+            own_kernel: self.program.has_its_own_kernel(),
             cgroup: (!self.standing.is_namespace()).then_some(""),
             cgroup_flags: Vec::new(),
         };

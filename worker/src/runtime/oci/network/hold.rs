@@ -12,24 +12,26 @@ use serde::{Deserialize, Serialize};
 
 use super::super::files;
 
-/// The descriptor in PID 1, and which pipe it must be: PID 1 may have been taken over and hold another file there.
+/// Which pipe PID 1 holds. Under which number nobody needs to know, and gVisor tells nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(in super::super) struct Hold {
-    /// Its number in PID 1.
-    pub(in super::super) number: i32,
     device: u64,
     inode: u64,
 }
 
 impl Hold {
-    /// That of this descriptor, which PID 1 gets under a number.
-    pub(in super::super) fn of(held: &OwnedFd, number: i32) -> io::Result<Self> {
+    /// That of this descriptor, which PID 1 gets.
+    pub(in super::super) fn of(held: &OwnedFd) -> io::Result<Self> {
         let found = fstat(held)?;
         Ok(Self {
-            number,
             device: found.st_dev,
             inode: found.st_ino,
         })
+    }
+
+    /// The device and inode of the pipe.
+    pub(in super::super) fn file(self) -> (u64, u64) {
+        (self.device, self.inode)
     }
 
     pub(in super::super) fn write(self, path: &Path) -> io::Result<()> {
@@ -45,8 +47,8 @@ impl Hold {
         }
     }
 
-    /// The end that a new helper watches, where nobody watches it any more. `found` is what PID 1 has under the number,
-    /// opened without touching it.
+    /// The end that a new helper watches, where nobody watches it any more. `found` is what PID 1 holds, opened without
+    /// touching it: it may have been taken over.
     pub(super) fn unwatched(self, found: &OwnedFd) -> io::Result<Option<OwnedFd>> {
         let stat = fstat(found)?;
         let is_pipe = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
@@ -85,7 +87,7 @@ mod tests {
     fn a_pipe_is_watched_while_it_has_a_reader_and_no_other_file_is_taken_for_it() {
         let (watching, held) = io::pipe().expect("a pipe");
         let held = OwnedFd::from(held);
-        let hold = Hold::of(&held, 7).expect("looked at");
+        let hold = Hold::of(&held).expect("looked at");
         assert!(hold.unwatched(&untouched(&held)).expect("looked").is_none());
         drop(watching);
         let again = hold.unwatched(&untouched(&held)).expect("looked");

@@ -31,7 +31,7 @@ pub(super) use helper::Helper;
 pub(super) use hold::Hold;
 pub(super) use rules::NAME_SERVER;
 
-use super::program::{Program, is_installed};
+use super::program::is_installed;
 use super::stage::own_mounts;
 
 /// Loads rules.
@@ -41,7 +41,7 @@ const FILTER: &str = "nft";
 const DEVICE: &str = "/dev/net/tun";
 
 /// What is in the way of a network for environments, and what mends it.
-pub(super) fn lacking(runtime: &Program) -> Option<(String, String)> {
+pub(super) fn lacking() -> Option<(String, String)> {
     let missing: Vec<&str> = [(helper::PROGRAM, "slirp4netns"), (FILTER, "nftables")]
         .into_iter()
         .filter(|(program, _)| !is_installed(program))
@@ -51,12 +51,6 @@ pub(super) fn lacking(runtime: &Program) -> Option<(String, String)> {
         return Some((
             format!("a network for environments needs {}", missing.join(" and ")),
             format!("apt-get install {}", missing.join(" ")),
-        ));
-    }
-    if runtime.has_its_own_network() {
-        return Some((
-            "the rules of a network do not bind this OCI runtime".to_owned(),
-            "set runtime.binary to runc or crun where environments need the internet".to_owned(),
         ));
     }
     let device = fs::OpenOptions::new().read(true).write(true).open(DEVICE);
@@ -112,7 +106,7 @@ pub(super) fn refresh(namespace: OwnedFd, known: &Path) -> io::Result<()> {
 }
 
 /// Starts another helper for the network of a PID 1, where nobody watches what PID 1 holds any more; whether one was
-/// needed. `held` is what PID 1 has under the hold's number.
+/// needed. `held` is what PID 1 holds of it.
 pub(super) fn revive(
     namespace: OwnedFd,
     hold: Hold,

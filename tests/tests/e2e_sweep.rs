@@ -36,6 +36,8 @@ async fn orphan(site: &Site) -> EnvironmentUid {
         does: Does {
             keep_records: true,
             count_ooms_by_job: true,
+            filter_calls: true,
+            outlive_ooms: true,
         },
     };
     let life = runtime_given::Given::new(bed).environment().await;

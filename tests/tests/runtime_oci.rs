@@ -1,5 +1,5 @@
-//! The OCI adapter on the machine's own `runc` and `crun`: the conformance suite, and what only a look from outside can
-//! tell.
+//! The OCI adapter on the machine's own `runc`, or on the program that `TEST_OCI_RUNTIME` names: the conformance suite, and
+//! what only a look from outside can tell.
 
 #[path = "runtime_oci/bench.rs"]
 mod bench;
@@ -24,13 +24,6 @@ use tests::conformance::runtime;
 #[tokio::test(flavor = "multi_thread")]
 async fn the_adapter_conforms() {
     let bench = bench::Bench::new();
-    runtime::suite(async || bench.bed()).await;
-    bench.assert_nothing_left();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_adapter_conforms_on_crun() {
-    let bench = bench::Bench::with("crun");
     bench.open().check().await.expect("it can");
     runtime::suite(async || bench.bed()).await;
     bench.assert_nothing_left();

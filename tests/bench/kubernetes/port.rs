@@ -41,6 +41,8 @@ pub async fn open(site: &Site) -> Result<Given, Failure> {
         does: Does {
             keep_records: false,
             count_ooms_by_job: false,
+            filter_calls: true,
+            outlive_ooms: true,
         },
     }))
 }

@@ -4,11 +4,10 @@
 
 called_in=$PWD
 . "$(dirname "${BASH_SOURCE[0]}")/../../../scripts/lib/common.sh"
+# shellcheck source=../../../scripts/lib/go.sh
+. "$root/scripts/lib/go.sh"
 PATH="$PATH:/usr/sbin:/sbin"
 here="$root/tests/cluster"
-
-# What is made once and kept between runs: the Kubernetes program and the Debian image.
-cache="${TEST_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/environment-manager}"
 
 # The state folder. Everything that the cluster is lies in it; without an argument each checkout has one of its own.
 folder=$(cd "$called_in" && realpath -m -- "${1:-${TEST_CLUSTER_DIR:-$cache/clusters/$(printf %s "$root" | sha256sum | cut -c1-8)}}")

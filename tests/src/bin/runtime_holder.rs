@@ -23,7 +23,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let [folder, instance, uid, what] = arguments.as_slice() else {
         return Err("FOLDER INSTANCE UID create|cycle|keep|drop|warm-cycle".into());
     };
-    let settings = OciSettings::new(folder);
+    let mut settings = OciSettings::new(folder);
+    if let Some(binary) = std::env::var_os("TEST_OCI_RUNTIME") {
+        settings.binary = binary.into();
+    }
     let instance = InstanceId::new(instance.as_str())?;
     let runtime = OciRuntime::open(&settings, instance, Arc::new(SystemClock))?;
     let placement = placement(EnvironmentUid::new(uid.as_str())?)?;

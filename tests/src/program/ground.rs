@@ -1,6 +1,7 @@
 //! What a program's environments are held on: this machine, or a namespace of a cluster.
 //!
-//! A run with `TEST_RUNTIME=kubernetes` has every test of the program on a cluster whose node is this machine.
+//! A run with `TEST_RUNTIME=kubernetes` has every test of the program on a cluster whose node is this machine, and one with
+//! `TEST_OCI_RUNTIME` on that OCI runtime.
 
 use std::ffi::OsString;
 
@@ -38,7 +39,11 @@ impl Ground {
             kubeconfig,
         } = self
         else {
-            return Vec::new();
+            let other = std::env::var_os("TEST_OCI_RUNTIME");
+            return other
+                .map(|binary| ("EM_RUNTIME__BINARY".into(), binary))
+                .into_iter()
+                .collect();
         };
         vec![
             ("EM_RUNTIME__KIND".into(), "kubernetes".into()),

@@ -107,6 +107,8 @@ impl Bench {
             does: Does {
                 keep_records: false,
                 count_ooms_by_job: false,
+                filter_calls: true,
+                outlive_ooms: true,
             },
         }
     }

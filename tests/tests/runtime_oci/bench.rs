@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use shared::clock::{Clock, SystemClock};
 use shared::config::{ImageSettings, NetworkSettings};
@@ -15,6 +15,12 @@ use worker::runtime::oci::{OciRuntime, OciSettings, Standing};
 /// Whether these tests run as an ordinary user, root of a namespace of his own: then there are no cgroups and few ids.
 pub(crate) fn is_rootless() -> bool {
     Standing::of_this_process().expect("/proc").is_namespace()
+}
+
+/// The OCI runtime that these tests are run with: `TEST_OCI_RUNTIME`, or `runc`.
+pub(crate) fn oci_runtime() -> &'static str {
+    static BINARY: OnceLock<String> = OnceLock::new();
+    BINARY.get_or_init(|| std::env::var("TEST_OCI_RUNTIME").unwrap_or("runc".to_owned()))
 }
 
 /// A data folder of its own. What is left in it at the end, also at a failure, is deleted.
@@ -50,7 +56,7 @@ impl Bench {
         Self {
             kept: tempfile::tempdir().expect("a folder"),
             below: path.into(),
-            binary: "runc",
+            binary: oci_runtime(),
             instance: InstanceId::from_random(rand::random()),
             foreign: InstanceId::from_random(rand::random()),
             images: ImageSettings::default(),
@@ -59,11 +65,18 @@ impl Bench {
         }
     }
 
-    /// With another OCI runtime.
-    pub(crate) fn with(binary: &'static str) -> Self {
-        let mut bench = Self::new();
-        bench.binary = binary;
-        bench
+    /// Whether its environments have a kernel of their own.
+    pub(crate) fn has_own_kernel(&self) -> bool {
+        Path::new(self.binary).ends_with("runsc")
+    }
+
+    /// The folder in the home of an environment in which PID 1 listens.
+    pub(crate) fn socket_folder(&self, home: &Path) -> PathBuf {
+        if self.has_own_kernel() {
+            home.join("runner")
+        } else {
+            home.to_owned()
+        }
     }
 
     /// The data folder.
@@ -102,13 +115,17 @@ impl Bench {
     }
 
     pub(crate) fn bed(&self) -> Bed {
+        let own_kernel = self.has_own_kernel();
         Bed {
             runtime: Arc::new(self.open()),
             foreign: Arc::new(self.open_as(&self.foreign)),
             image: "host".to_owned(),
             does: Does {
                 keep_records: true,
-                count_ooms_by_job: true,
+                count_ooms_by_job: !own_kernel,
+                filter_calls: !own_kernel,
+                // Without a limit on memory there is nothing to outlive.
+                outlive_ooms: !own_kernel || is_rootless(),
             },
         }
     }

@@ -5,12 +5,20 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use shared::ids::EnvironmentUid;
 use shared::ports::{Runtime, Sight};
 use shared::resources::{ByteSize, Cpu, Resources};
 use tests::conformance::runtime::Given;
 use tests::conformance::runtime::given::until;
 
 use crate::bench::{Bench, is_rootless};
+
+const LIMITS: Resources = Resources {
+    cpu: Cpu { millis: 750 },
+    memory: ByteSize(200 << 20),
+    storage: ByteSize(1 << 30),
+    pids: 77,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_leaves_nothing_on_the_machine() {
@@ -58,11 +66,17 @@ async fn root_inside_is_nobody_outside() {
         // A process that is not dumpable belongs to root of its own namespace, or to nobody here.
         assert!([first, 0].contains(&owner), "{owner}");
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+        // gVisor's own process works on files as whoever an environment's process is to that kernel.
+        let rights = if bench.has_own_kernel() {
+            "8001f"
+        } else {
+            "000e0"
+        };
         for line in [
             format!("Uid:\t{first}\t{first}\t{first}\t{first}"),
             "CapInh:\t0000000000000000".to_owned(),
-            "CapPrm:\t00000000000000e0".to_owned(),
-            "CapBnd:\t00000000000000e0".to_owned(),
+            format!("CapPrm:\t00000000000{rights}"),
+            format!("CapBnd:\t00000000000{rights}"),
             "CapAmb:\t0000000000000000".to_owned(),
             "NoNewPrivs:\t1".to_owned(),
             "Seccomp:\t2".to_owned(),
@@ -94,7 +108,10 @@ async fn every_namespace_is_its_own() {
     let bench = Bench::new();
     let given = bench.given();
     let lodgings = [given.environment().await, given.environment().await];
-    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
+    let mut kinds = vec!["ipc", "mnt", "net", "pid", "user", "uts"];
+    // In one with a kernel of its own nobody sees cgroups of the machine.
+    kinds.extend((!bench.has_own_kernel()).then_some("cgroup"));
+    for kind in kinds {
         let namespace = |process: &str| {
             fs::read_link(format!("/proc/{process}/ns/{kind}")).expect("a namespace")
         };
@@ -113,17 +130,12 @@ async fn limits_are_those_of_the_spec_and_jobs_have_cgroups_of_their_own() {
     if is_rootless() {
         return limits_are_rlimits(&bench, &given).await;
     }
-    let lodging = given.life_with(Resources {
-        cpu: Cpu { millis: 750 },
-        memory: ByteSize(200 << 20),
-        storage: ByteSize(1 << 30),
-        pids: 77,
-    });
-    let started = lodging
-        .runtime
-        .create(&lodging.placement)
-        .await
-        .expect("created");
+    let lodging = given.life_with(LIMITS);
+    let started = lodging.try_create().await.expect("created");
+    if bench.has_own_kernel() {
+        assert_eq!(started.limits_not_enforced, ["pids", "storage"]);
+        return limits_are_of_the_whole(&bench, lodging.uid());
+    }
     assert_eq!(started.limits_not_enforced, ["storage"]);
     let cgroups = bench.cgroups(lodging.uid());
     let found = |part: &str, names: &[&str]| -> String {
@@ -201,16 +213,33 @@ async fn limits_are_those_of_the_spec_and_jobs_have_cgroups_of_their_own() {
     drop(job);
 }
 
+/// With a kernel of its own: the machine's knows nothing of its commands.
+fn limits_are_of_the_whole(bench: &Bench, uid: &EnvironmentUid) {
+    let cgroups = bench.cgroups(uid);
+    for (names, most) in [
+        (["memory.limit_in_bytes", "memory.max"], "276824064"),
+        (["cpu.cfs_quota_us", "cpu.max"], "100000"),
+    ] {
+        let files = cgroups
+            .iter()
+            .flat_map(|folder| names.iter().map(move |name| folder.join(name)));
+        let set: Vec<String> = files.flat_map(fs::read_to_string).collect();
+        let [set] = set.as_slice() else {
+            panic!("{names:?} in {cgroups:?}");
+        };
+        assert_eq!(set.split_whitespace().next(), Some(most));
+    }
+}
+
 /// Without cgroups.
 async fn limits_are_rlimits(bench: &Bench, given: &Given) {
-    let lodging = given.life_with(Resources {
-        cpu: Cpu { millis: 750 },
-        memory: ByteSize(200 << 20),
-        storage: ByteSize(1 << 30),
-        pids: 77,
-    });
+    let lodging = given.life_with(LIMITS);
     let started = lodging.runtime.create(&lodging.placement).await;
     let not_enforced = started.expect("created").limits_not_enforced;
+    if bench.has_own_kernel() {
+        assert_eq!(not_enforced, ["cpu", "memory", "pids", "storage"]);
+        return;
+    }
     assert_eq!(not_enforced, ["cpu", "memory", "storage"]);
     lodging.session().await;
     let limits = fs::read_to_string(format!("/proc/{}/limits", bench.pid(lodging.uid())));

@@ -19,7 +19,7 @@ use tests::conformance::runtime::given::{Bed, Given, Lodging, until};
 use tests::images::Tiny;
 use tests::site::SetForward;
 
-use crate::bench::{Bench, is_rootless};
+use crate::bench::{Bench, is_rootless, oci_runtime};
 use crate::crashes::Holder;
 
 /// Seconds for which nothing is made anew that did not stay, at first.
@@ -122,8 +122,13 @@ async fn only_what_is_alike_is_taken() {
         other.delete().await;
     }
     // Of another runtime program, or another instance: never.
-    let crun: Arc<dyn Runtime> = Arc::new(bench.open_on("crun", &bench.instance));
-    for runtime in [crun, Arc::clone(&given.bed.foreign)] {
+    let other = if oci_runtime() == "crun" {
+        "runc"
+    } else {
+        "crun"
+    };
+    let other: Arc<dyn Runtime> = Arc::new(bench.open_on(other, &bench.instance));
+    for runtime in [other, Arc::clone(&given.bed.foreign)] {
         let other = Lodging {
             runtime,
             ..given.life()
@@ -219,7 +224,7 @@ fn answers(bench: &Bench, name: &str) -> bool {
         return true;
     };
     // By way of the open folder, since a socket's address ends at 107 bytes.
-    let Ok(folder) = fs::File::open(home) else {
+    let Ok(folder) = fs::File::open(bench.socket_folder(&home)) else {
         return true;
     };
     let socket = format!("/proc/self/fd/{}/runner.sock", folder.as_raw_fd());

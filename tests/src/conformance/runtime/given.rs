@@ -39,6 +39,10 @@ pub struct Does {
     pub keep_records: bool,
     /// Memory that ran out is told of the very job whose process was killed for it.
     pub count_ooms_by_job: bool,
+    /// Commands speak to the machine's kernel, through a filter of system calls.
+    pub filter_calls: bool,
+    /// The environment outlives a command that took all its memory.
+    pub outlive_ooms: bool,
 }
 
 /// One case's environments.

@@ -1,6 +1,7 @@
 //! The limits of the spec, and the end of a job's processes.
 
 use runner::proto;
+use shared::ports::Sight;
 use shared::resources::{ByteSize, Cpu, Resources};
 
 use super::Given;
@@ -16,6 +17,9 @@ fn small() -> Resources {
 }
 
 pub(super) async fn memory_is_limited_and_the_runner_survives(given: &Given) {
+    if !given.bed.does.outlive_ooms {
+        return an_environment_ends_with_its_memory(given).await;
+    }
     let lodging = given.life_with(small());
     let started = lodging.try_create().await.unwrap();
     let enforced = !started.limits_not_enforced.contains(&"memory".to_owned());
@@ -39,6 +43,36 @@ pub(super) async fn memory_is_limited_and_the_runner_survives(given: &Given) {
         ("through", 0)
     );
     assert_eq!(lodging.session().await.incarnation, session.incarnation);
+}
+
+/// The other way: it says why it ended, and can be started again.
+async fn an_environment_ends_with_its_memory(given: &Given) {
+    let lodging = given.life_with(small());
+    let started = lodging.try_create().await.unwrap();
+    assert!(!started.limits_not_enforced.contains(&"memory".to_owned()));
+    let mut session = lodging.session().await;
+    session.run("echo kept > file").await.text();
+    session
+        .begin("head -c 400000000 /dev/zero | tail -n 1 > /dev/null")
+        .await;
+    let inspect = async || {
+        given
+            .bed
+            .runtime
+            .inspect(lodging.uid())
+            .await
+            .expect("seen")
+    };
+    until(async || inspect().await != Sight::Alive).await;
+    let Sight::Stopped {
+        reason: Some(reason),
+    } = inspect().await
+    else {
+        panic!("it says why");
+    };
+    assert_eq!(reason.code, "oom_killed");
+    lodging.start().await;
+    assert_eq!(lodging.run("cat file").await.text(), "kept");
 }
 
 pub(super) async fn processes_are_limited_and_the_runner_survives(given: &Given) {

@@ -125,6 +125,39 @@ async fn ten_creates_fetch_an_image_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_service_and_a_command_that_pull_the_same_take_turns() {
+    let (image, gate) = (Tiny::new().made(), Gate::new());
+    let program = started(&image, &gate).await;
+    let client = program.client();
+    gate.close();
+    let job = create(&client, "env", &image.reference()).await;
+    told_of_the_pull(&client, "env").await;
+    wait_until("the service fetches it", async || gate.calls() == 1).await;
+    let data = program.folder().path().to_owned();
+    let (folder, reference, path) = (image.folder().to_owned(), image.reference(), gate.path());
+    let pulling = tokio::task::spawn_blocking(move || {
+        images_command_on(&path, &data, &folder, &["pull", &reference])
+    });
+    let marker = format!("pull\0{}\0--data-dir", image.reference());
+    wait_until("the command is there", async || {
+        !processes_with(&marker).is_empty()
+    })
+    .await;
+    assert!(!pulling.is_finished(), "it has what nobody has fetched");
+    assert_eq!(gate.calls(), 1, "both fetch it at once");
+    gate.open();
+    let (pulled, _) = pulling.await.expect("it ends");
+    assert!(pulled.starts_with("sha256:"), "{pulled}");
+    let job = client.ended(&job).await;
+    assert_eq!(job["state"], "succeeded", "{job}");
+    // A command looks itself whether the reference leads elsewhere now.
+    assert_eq!(gate.calls(), 2);
+    let (listed, _) = images_command(program.folder().path(), image.folder(), &["list"]);
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    assert_eq!(leftovers(&program), [""; 0].map(PathBuf::from));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pull_ends_with_the_service_and_is_begun_anew_by_the_next() {
     let (image, gate) = (Tiny::new().made(), Gate::new());
     let mut program = started(&image, &gate).await;
@@ -527,9 +560,21 @@ async fn images_are_listed_pulled_and_pruned_while_the_service_runs() {
 
 /// Runs `environment-manager image …`; what it printed, and what it said beside that.
 fn images_command(data: &Path, folder: &Path, arguments: &[&str]) -> (String, String) {
+    let path = std::env::var("PATH").expect("a PATH");
+    images_command_on(&path, data, folder, arguments)
+}
+
+/// The same with the programs of another PATH.
+fn images_command_on(
+    path: &str,
+    data: &Path,
+    folder: &Path,
+    arguments: &[&str],
+) -> (String, String) {
     let (data, folders) = (data.display().to_string(), folder.display().to_string());
     let arguments = [&["image"], arguments, &["--data-dir", &data]].concat();
-    let output = Program::command_with(&arguments, &[("EM_IMAGES__FOLDERS", &folders)]);
+    let variables = [("EM_IMAGES__FOLDERS", folders.as_str()), ("PATH", path)];
+    let output = Program::command_with(&arguments, &variables);
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     let said = text(output.stderr);
     assert!(output.status.success(), "{arguments:?}: {said}");

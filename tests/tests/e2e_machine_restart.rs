@@ -37,10 +37,13 @@ impl Drop for Stranger {
     }
 }
 
-/// The bundles of the environments that were not stopped on purpose.
+/// The bundles of the environments that were not stopped on purpose, and of those that are held ready.
 fn bundles(program: &Program) -> Vec<PathBuf> {
-    let lives = program.folder().lives().into_iter();
-    let bundles = lives.map(|life| program.folder().environments().join(life).join("bundle"));
+    let folder = program.folder();
+    let lives = [folder.lives(), folder.ready_folders()]
+        .concat()
+        .into_iter();
+    let bundles = lives.map(|life| folder.environments().join(life).join("bundle"));
     bundles
         .filter(|bundle| bundle.join("pid").exists())
         .collect()
@@ -141,4 +144,49 @@ async fn what_ran_is_lost_with_a_reason_and_the_volumes_are_there() {
         assert_eq!(client.ended(id_of(&gone)).await["state"], "succeeded");
     }
     assert_eq!(program.folder().traces(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_was_held_ready_is_handed_to_nobody_and_made_anew() {
+    let mut program = Program::start_with(&[("EM_WORKER__WARM", "host=1")]).await;
+    let one_is_ready = async |program: &Program| {
+        wait_until("one is ready", async || program.folder().ready().len() == 1).await;
+    };
+    one_is_ready(&program).await;
+    let before = program.folder().ready();
+    let mut stranger = Stranger::new();
+    program.kill9();
+    restart_machine(&program, &stranger).await;
+    program.restart().await;
+
+    let client = program.client();
+    client.create("env").await;
+    assert_eq!(client.printed("env", "echo well").await, "well\n");
+    let container = status(&client, "env").await["container"].clone();
+    let container = container
+        .as_str()
+        .expect("a name")
+        .trim_start_matches("em-");
+    assert!(!before.iter().any(|name| name == container), "{container}");
+    wait_until("another is ready", async || {
+        let ready = program.folder().ready();
+        ready.len() == 1 && ready != before
+    })
+    .await;
+    client.create("next").await;
+    assert_eq!(client.printed("next", "echo well").await, "well\n");
+    assert!(stranger.is_alive(), "a process of somebody else was ended");
+    program.folder().note_instance();
+    for environment in ["env", "next"] {
+        let path = format!("/v1/environments/{environment}");
+        let gone = client.delete(&path).await.expect(202).json();
+        assert_eq!(client.ended(id_of(&gone)).await["state"], "succeeded");
+    }
+    program.term();
+    program.set("EM_WORKER__WARM", None);
+    program.restart().await;
+    wait_until("nothing of it is there", async || {
+        program.folder().traces().is_empty()
+    })
+    .await;
 }

@@ -9,7 +9,8 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tests::program::{
-    Answer, Client, Program, all_ended_long_ago, files_below, is_stopped, resident, wait_until,
+    Answer, Client, Program, all_ended_long_ago, files_below, id_of, is_stopped, resident,
+    wait_until,
 };
 
 const MIB: usize = 1 << 20;
@@ -226,6 +227,16 @@ fn some_is_written(place: &Place) -> bool {
         .any(|draft| is_large(draft) || draft.is_dir() && files_below(draft).iter().any(&is_large))
 }
 
+/// Deletes the environment: no process, mount, folder or cgroup that a kill has left is there then.
+async fn nothing_outlives_it(place: &Place) {
+    place.program.note_instance();
+    let client = place.client();
+    let delete = client.delete("/v1/environments/env").await.expect(202);
+    let deleted = client.ended(id_of(&delete.json())).await;
+    assert_eq!(deleted["state"], "succeeded", "{deleted}");
+    assert_eq!(place.program.traces().await, Vec::<String>::new());
+}
+
 /// The jobs of a kind, newest first.
 async fn jobs_of(client: &Client, kind: &str) -> Vec<Value> {
     let found = client.get(&format!("/v1/jobs?kind={kind}")).await;
@@ -277,6 +288,7 @@ async fn an_upload_that_is_killed_while_it_comes_in_never_was() {
         put(&client, "content", path, content).await.expect(200);
         assert_eq!(seen(&client, path).await, Some(sum));
     }
+    nothing_outlives_it(&place).await;
 }
 
 #[tokio::test]
@@ -318,6 +330,7 @@ async fn an_upload_that_is_killed_once_it_is_accepted_is_done_once_and_whole() {
             assert_eq!(seen(&client, path).await, Some(sum), "{point}");
         }
     }
+    nothing_outlives_it(&place).await;
 }
 
 #[tokio::test]
@@ -357,6 +370,7 @@ async fn an_archive_that_is_killed_once_it_is_accepted_is_unpacked_once_and_whol
             client.printed("env", &format!("rm -r {path}/a/b")).await;
         }
     }
+    nothing_outlives_it(&place).await;
 }
 
 /// How much of an answer comes before it breaks off, of which the first piece was awaited before the kill.
@@ -413,6 +427,7 @@ async fn reads_that_are_killed_are_never_taken_for_whole_and_leave_nothing() {
         .await
         .expect(200);
     assert_eq!(seen(&client, "copy/large").await, Some(sum));
+    nothing_outlives_it(&place).await;
 }
 
 #[tokio::test]
@@ -443,6 +458,7 @@ async fn files_of_the_original_endpoints_that_are_killed_are_whole_or_not_there(
     again.expect(200);
     let read = client.post("/download_from_environment", &download).await;
     assert_eq!(read.expect(200).json()["content"], content);
+    nothing_outlives_it(&place).await;
 }
 
 #[tokio::test]
@@ -483,6 +499,7 @@ async fn a_publish_that_is_killed_is_done_once_and_whole() {
         .await
         .expect(200);
     assert_eq!(sha256(&content.body), sum);
+    nothing_outlives_it(&place).await;
 }
 
 #[tokio::test]

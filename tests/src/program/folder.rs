@@ -155,7 +155,8 @@ impl DataFolder {
         lock.is_ok_and(|lock| Flock::lock(lock, FlockArg::LockSharedNonblock).is_err())
     }
 
-    fn ready_folders(&self) -> Vec<String> {
+    /// The folders of the environments that are held ready.
+    pub fn ready_folders(&self) -> Vec<String> {
         let entries = fs::read_dir(self.environments()).into_iter().flatten();
         entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())

@@ -54,6 +54,17 @@ async fn keep(lodging: &Lodging, count: usize) {
     lodging.runtime.keep_warm(&wanted).await.expect("kept");
 }
 
+/// Lets none be ready. A round leaves alone what is worked on: what the OCI runtime of a killed worker is busy with, or what
+/// a program that is just starting still has the lock of.
+async fn none_is_held(lodging: &Lodging, bench: &Bench) {
+    until(async || {
+        let held = lodging.runtime.keep_warm(&[]).await;
+        held.expect("none are held");
+        ready(bench).is_empty()
+    })
+    .await;
+}
+
 /// The container that a create has given.
 async fn created(lodging: &Lodging) -> String {
     let made = lodging.try_create().await.expect("created");
@@ -192,7 +203,7 @@ async fn what_is_not_wanted_any_more_goes_and_what_is_missing_comes() {
     until_all_answer(&bench).await;
     assert!(ready(&bench).is_disjoint(&two));
     assert!(ready(&bench).contains(&created(&other).await));
-    other.runtime.keep_warm(&[]).await.expect("none are held");
+    none_is_held(&other, &bench).await;
     assert_eq!(other.run("echo well").await.text(), "well");
     other.delete().await;
     bench.assert_nothing_left();
@@ -342,7 +353,7 @@ async fn one_that_cannot_be_had_keeps_no_other_from_being_ready() {
         .await
         .expect("it is left alone");
     assert_eq!(ready(&bench).len(), 2);
-    life.runtime.keep_warm(&[]).await.expect("none are held");
+    none_is_held(&life, &bench).await;
     bench.assert_nothing_left();
 }
 
@@ -387,7 +398,7 @@ async fn one_that_does_not_stay_is_made_anew_after_ever_longer_pauses() {
         keep(&life, 1).await;
         assert_eq!(ready(&bench).len(), 1);
     }
-    life.runtime.keep_warm(&[]).await.expect("none are held");
+    none_is_held(&life, &bench).await;
     bench.assert_nothing_left();
 }
 
@@ -472,12 +483,7 @@ async fn a_worker_may_be_killed_at_any_moment_of_it() {
             assert_eq!(life.run("ls -A; id -u").await.text(), "1000");
         }
         life.delete().await;
-        // What its OCI runtime is still busy with is left alone until it is done.
-        until(async || {
-            life.runtime.keep_warm(&[]).await.expect("none are held");
-            ready(&bench).is_empty()
-        })
-        .await;
+        none_is_held(&life, &bench).await;
         life.runtime.tidy().await.expect("tidied");
         bench.assert_nothing_left();
     }

@@ -409,16 +409,40 @@ async fn one_that_is_broken_fails_no_create_and_is_thrown_away() {
     let given = bench.given();
     let life = given.life();
     keep(&life, 1).await;
-    let name = ready(&bench).pop_first().expect("one");
-    let home = ready_home(&bench, &name).expect("a folder");
-    let record = home.join("environment.json");
-    fs::remove_file(&record).expect("removed");
-    fs::create_dir(&record).expect("made");
+    break_one(&bench);
     assert_eq!(created(&life).await, life.uid().as_str());
     assert!(ready(&bench).is_empty());
     assert_eq!(life.run("id -u").await.text(), "1000");
     life.delete().await;
     bench.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_broken_and_that_nobody_asks_for_goes_with_a_round() {
+    for wanted in [0, 1] {
+        let bench = Bench::new();
+        let given = bench.given();
+        let life = given.life();
+        keep(&life, 1).await;
+        let name = break_one(&bench);
+        until(async || {
+            keep(&life, wanted).await;
+            !ready(&bench).contains(&name)
+        })
+        .await;
+        none_is_held(&life, &bench).await;
+        bench.assert_nothing_left();
+    }
+}
+
+/// Makes unreadable whose the one that is ready is; its name.
+fn break_one(bench: &Bench) -> String {
+    let name = ready(bench).pop_first().expect("one");
+    let home = ready_home(bench, &name).expect("a folder");
+    let record = home.join("environment.json");
+    fs::remove_file(&record).expect("removed");
+    fs::create_dir(&record).expect("made");
+    name
 }
 
 /// All but one hang: that one is taken, and those that hang go as soon as somebody needs them.

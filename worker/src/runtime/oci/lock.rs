@@ -2,13 +2,15 @@
 //!
 //! A lock is a `flock` on a file of `.locks`. It ends with the last descriptor of it, so a killed worker holds none; the
 //! OCI runtime that it had started holds its own copy and keeps the lock until it is done, so that nobody acts on a
-//! container that is just being made.
+//! container that is just being made. One that was given to nobody ends at once when it is dropped, though a program that
+//! this process is just starting may still have a copy: it has one of everything until it runs.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -20,6 +22,7 @@ use super::files;
 pub(super) struct Lock {
     file: File,
     path: PathBuf,
+    is_shared: AtomicBool,
 }
 
 impl Lock {
@@ -30,7 +33,7 @@ impl Lock {
             let file = open(&path)?;
             flock(&file, FlockOperation::LockExclusive)?;
             if is_at(&file, &path)? {
-                return Ok(Self { file, path });
+                return Ok(Self::of(file, path));
             }
         }
     }
@@ -40,20 +43,38 @@ impl Lock {
         let path = folder.join(name);
         let file = open(&path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(is_at(&file, &path)?.then_some(Self { file, path })),
+            Ok(()) => Ok(is_at(&file, &path)?.then(|| Self::of(file, path))),
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
+    fn of(file: File, path: PathBuf) -> Self {
+        Self {
+            file,
+            path,
+            is_shared: AtomicBool::new(false),
+        }
+    }
+
     /// Another descriptor of the same lock, for a process that goes on by itself: the lock lasts as long as either.
     pub(super) fn share(&self) -> io::Result<OwnedFd> {
+        self.is_shared.store(true, Ordering::Relaxed);
         Ok(self.file.try_clone()?.into())
     }
 
     /// Removes the lock's file, for a life that is gone. Who waits for it notices, and makes a new one.
     pub(super) fn retire(self) -> io::Result<()> {
         files::absent(fs::remove_file(&self.path))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if !self.is_shared.load(Ordering::Relaxed) {
+            // Closing it does the same, once every copy is closed.
+            let _ = flock(&self.file, FlockOperation::Unlock);
+        }
     }
 }
 
@@ -100,6 +121,16 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn one_that_was_given_to_nobody_ends_whoever_has_a_copy() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let lock = Lock::take(folder.path(), "a").expect("the lock");
+        let _copy = lock.file.try_clone().expect("another descriptor");
+        assert!(Lock::try_take(folder.path(), "a").expect("asked").is_none());
+        drop(lock);
+        assert!(Lock::try_take(folder.path(), "a").expect("asked").is_some());
     }
 
     #[test]

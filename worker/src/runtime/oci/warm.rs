@@ -310,17 +310,20 @@ impl Host {
             if !self.is_there(ready)? {
                 return Ok(());
             }
-            let home = self.layout.ready(ready);
-            // All that is to be ended is named after it, whatever can be read of it.
-            let life = self.life_at(home.clone()).ok().flatten();
-            let life = life.unwrap_or_else(|| Life {
-                home,
-                record: self.nobodys(ready.name.clone()),
-            });
+            let life = self.life_at(self.layout.ready(ready)).ok().flatten();
+            let life = life.unwrap_or_else(|| self.by_name(ready));
             self.remove_ready(ready, Some(&life))
         });
         if let Err(error) = removed {
             tracing::warn!(name = %ready.name, %error, "it is not removed yet");
+        }
+    }
+
+    /// One of which nothing can be read: all that is to be ended is named after it.
+    fn by_name(&self, ready: &Ready) -> Life {
+        Life {
+            home: self.layout.ready(ready),
+            record: self.nobodys(ready.name.clone()),
         }
     }
 
@@ -347,11 +350,15 @@ impl Host {
 
     /// What becomes of one: it is removed if it is not ready, or not wanted. One that somebody works on stays.
     fn fate(&self, ready: &Ready, wanted: bool) -> Result<Fate, RuntimeError> {
-        let fate = self.if_unlocked(ready, |life, _| {
+        let fate = self.with_lock(ready, |_| {
             // Taken or removed since it was listed. Its range may be a life's now, which is to pass it on to itself.
             if !self.is_there(ready)? {
                 return Ok(Fate::Went);
             }
+            let Ok(life) = self.life_at(self.layout.ready(ready)) else {
+                self.remove_ready(ready, Some(&self.by_name(ready)))?;
+                return Ok(Fate::Fell);
+            };
             if !wanted {
                 self.remove_ready(ready, life.as_ref())?;
                 return Ok(Fate::Went);

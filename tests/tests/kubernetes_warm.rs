@@ -106,9 +106,13 @@ async fn a_create_takes_a_pod_that_is_ready_and_another_one_comes() {
     assert_eq!(client.printed("env", "echo well").await, "well\n");
     delete(&client, "env").await;
     delete(&client, "other").await;
+    // One that nobody wants is no more ready as soon as it is to go, and is there until it is gone.
+    wait_until("no pod is there", async || {
+        let pods = namespace.api::<Pod>().list(&ListParams::default()).await;
+        pods.expect("listed").items.is_empty()
+    })
+    .await;
     // The claims of those that nobody took follow some minutes later, once no pod can come to them any more.
-    let pods = namespace.api::<Pod>().list(&ListParams::default()).await;
-    assert_eq!(pods.expect("listed").items, []);
     let claims: Api<PersistentVolumeClaim> = namespace.api();
     let left = claims.list(&ListParams::default()).await.expect("listed");
     assert!(

@@ -77,6 +77,13 @@ async fn what_another_worker_made_of_the_same_life_a_moment_before_is_kept() {
             other.create(&lodging.placement),
         );
         assert_eq!(mine.unwrap(), its.unwrap(), "one pod");
+        // With the claim there already, both come to the pod at the same time.
+        lodging.stop().await;
+        let (mine, its) = tokio::join!(
+            lodging.runtime.start(&lodging.placement),
+            other.start(&lodging.placement),
+        );
+        assert_eq!(mine.unwrap(), its.unwrap(), "one pod again");
         lodging.delete().await;
         // A cluster of another making keeps its record to itself.
         let Some(log) = cluster.audit_log() else {

@@ -129,7 +129,8 @@ impl Container<'_> {
         let variables = self.ground.env.iter();
         args.extend(variables.flat_map(|variable| ["--env".to_owned(), variable.clone()]));
         args.extend(["--uid", &uid.to_string(), "--gid", &gid.to_string()].map(str::to_owned));
-        if self.cgroup.is_none() {
+        // gVisor counts a command by who has started it, which is PID 1: it would bound PID 1.
+        if self.cgroup.is_none() && !self.own_kernel {
             // Not as an rlimit of the OCI runtime's: one that sets it before it makes the user namespace would have the
             // kernel count the processes of all environments together.
             args.extend(["--processes".to_owned(), self.resources.pids.to_string()]);

@@ -9,9 +9,10 @@ use std::time::Duration;
 use shared::clock::SystemClock;
 use shared::ids::EnvironmentUid;
 use shared::ports::{Runtime, RuntimeError, Sight};
+use tests::conformance::runtime::given::Lodging;
 use worker::runtime::oci::{OciRuntime, OciSettings};
 
-use crate::bench::Bench;
+use crate::bench::{Bench, oci_runtime};
 
 fn open_with(bench: &Bench, binary: PathBuf) -> OciRuntime {
     let settings = OciSettings {
@@ -90,6 +91,33 @@ async fn a_runtime_that_fails_is_quoted() {
         runtime.inspect(lodging.uid()).await.expect("seen"),
         Sight::Stopped { reason: None }
     );
+}
+
+/// The setting names another OCI runtime than it did when the environment was made.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_oci_runtime_has_made_goes_on_and_leaves_nothing() {
+    let bench = Bench::new();
+    let other = if oci_runtime() == "crun" {
+        "runc"
+    } else {
+        "crun"
+    };
+    let before = Lodging {
+        runtime: Arc::new(bench.open_on(other, &bench.instance)),
+        placement: bench.given().life().placement,
+    };
+    before.create().await;
+    before.run("echo kept > file").await.text();
+    let now = Lodging {
+        runtime: Arc::new(bench.open()),
+        placement: before.placement,
+    };
+    assert_eq!(now.run("cat file").await.text(), "kept");
+    now.stop().await;
+    now.start().await;
+    assert_eq!(now.run("cat file").await.text(), "kept");
+    now.delete().await;
+    bench.assert_nothing_left();
 }
 
 #[tokio::test]

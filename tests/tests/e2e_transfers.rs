@@ -192,6 +192,8 @@ async fn killed_at(
     request: impl FnOnce(&Client) -> RequestBuilder,
     (what, looks): (&str, impl Fn(&Place) -> bool),
 ) {
+    // What was answered before may still be cleared away.
+    settled(place).await;
     place.program.kill9();
     place
         .program

@@ -163,17 +163,23 @@ async fn what_is_not_wanted_any_more_goes_and_what_is_missing_comes() {
     let given = bench.given().await;
     ready(&bench, &given, 3).await;
     let runtime = &given.bed.runtime;
-    runtime.keep_warm(&wanted(&given, 1)).await.unwrap();
-    until(async || warm_pods(&bench).await.len() == 1).await;
+    // A pod that changes at that moment is left for the next round, since somebody may be taking it.
+    let kept = async |count| {
+        until(async || {
+            runtime.keep_warm(&wanted(&given, count)).await.unwrap();
+            warm_pods(&bench).await.len() == count
+        })
+        .await;
+    };
+    kept(1).await;
     let life = given.environment().await;
     assert!(is_warm(&bench.pod(life.uid()).await.name_any()));
+    kept(1).await;
     until(async || {
-        runtime.keep_warm(&wanted(&given, 1)).await.unwrap();
-        warm_pods(&bench).await.len() == 1
+        runtime.keep_warm(&[]).await.unwrap();
+        warm_pods(&bench).await.is_empty()
     })
     .await;
-    runtime.keep_warm(&[]).await.unwrap();
-    until(async || warm_pods(&bench).await.is_empty()).await;
     assert_eq!(life.run("echo well").await.text(), "well");
     given.clear().await;
 }

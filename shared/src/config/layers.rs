@@ -36,13 +36,20 @@ impl Layers {
     /// Takes a text, as variables and flags have, for a key whose default says which type it is.
     pub(super) fn put_text(&mut self, key: &str, text: &str, origin: Origin) {
         let value = match keys::known().get(key) {
-            Some(serde_json::Value::Number(_)) => text.parse().map(Value::Integer).ok(),
-            Some(serde_json::Value::Array(_)) => Some(list(text)),
-            _ => Some(Value::String(text.to_owned())),
+            Some(serde_json::Value::Number(_)) => {
+                let number = text.parse().map(Value::Integer);
+                number.map_err(|_| "is no whole number")
+            }
+            Some(serde_json::Value::Bool(_)) => {
+                let choice = text.parse().map(Value::Boolean);
+                choice.map_err(|_| "is neither true nor false")
+            }
+            Some(serde_json::Value::Array(_)) => Ok(list(text)),
+            _ => Ok(Value::String(text.to_owned())),
         };
         match value {
-            Some(value) => self.put(key, value, origin),
-            None => self.fault(key, &origin, format!("{text:?} is no whole number")),
+            Ok(value) => self.put(key, value, origin),
+            Err(why) => self.fault(key, &origin, format!("{text:?} {why}")),
         }
     }
 

@@ -34,7 +34,7 @@ impl Ports {
             .await
             .map_err(|error| Failure::new("the store cannot be read", error))?;
         Ok(Self {
-            queue: queue::open(&settings.queue, &store),
+            queue: queue::open(&settings.queue, &store)?,
             blobs: blobs::open(&settings.blobs, data_dir)?,
             runtime: runtime::open(settings, data_dir, instance, Arc::clone(&clock)).await?,
             store,

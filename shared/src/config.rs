@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cidr::Cidr;
 use crate::resources::{ByteSize, Cpu};
+use crate::secret::Secret;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -154,6 +155,8 @@ impl Default for StoreSettings {
 pub enum QueueKind {
     /// Inside the process.
     Embedded,
+    /// Quorum queues of a RabbitMQ broker.
+    Rabbitmq,
 }
 
 /// Section `queue`.
@@ -162,12 +165,21 @@ pub enum QueueKind {
 pub struct QueueSettings {
     /// Which queue.
     pub kind: QueueKind,
+    /// RabbitMQ: where the broker is, with user, password and virtual host.
+    pub url: Secret,
+    /// What the names of the queues begin with.
+    pub topic: String,
+    /// Whether missing queues are made. Else they are checked.
+    pub declare: bool,
 }
 
 impl Default for QueueSettings {
     fn default() -> Self {
         Self {
             kind: QueueKind::Embedded,
+            url: Secret::new("amqp://127.0.0.1:5672/%2f"),
+            topic: "environment-manager".to_owned(),
+            declare: true,
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod octets;
 pub mod orphan;
 pub mod output;
 pub mod ports;
+pub mod rabbitmq_queue;
 pub mod resources;
 pub mod room;
 pub mod secret;

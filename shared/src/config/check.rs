@@ -1,8 +1,9 @@
 //! What the settings must keep together, beyond the types of the single keys.
 
 use super::fault::Fault;
-use super::{AuthMode, Loaded, RuntimeKind};
+use super::{AuthMode, Loaded, QueueKind, RuntimeKind};
 use crate::ports::BlobName;
+use crate::rabbitmq_queue;
 use crate::telemetry;
 
 /// The longest time that a setting may name, in seconds.
@@ -24,6 +25,7 @@ pub(super) fn faults(loaded: &Loaded) -> Vec<Fault> {
     check.texts();
     check.image_of_the_cluster();
     check.cluster_and_its_authority();
+    check.broker();
     check.faults
 }
 
@@ -175,6 +177,20 @@ impl Check<'_> {
         }
     }
 
+    fn broker(&mut self) {
+        let queue = &self.loaded.settings.queue;
+        if queue.kind != QueueKind::Rabbitmq {
+            return;
+        }
+        let address = rabbitmq_queue::check_url(queue.url.reveal());
+        let topic = rabbitmq_queue::check_topic(&queue.topic);
+        for (key, checked) in [("queue.url", address), ("queue.topic", topic)] {
+            if let Err(error) = checked {
+                self.fault(key, error.to_string());
+            }
+        }
+    }
+
     fn texts(&mut self) {
         let settings = &self.loaded.settings;
         for (key, empty) in [
@@ -301,6 +317,25 @@ mod tests {
             faults.len() == 1 && faults[0].contains("runtime.default_image"),
             "{faults:?}"
         );
+    }
+
+    #[test]
+    fn a_broker_needs_an_address_a_name_and_a_choice() {
+        let broker = ("EM_QUEUE__KIND", "rabbitmq");
+        assert!(faults(&[broker]).is_empty());
+        assert!(faults(&[broker, ("EM_QUEUE__DECLARE", "false")]).is_empty());
+        for (name, value, key) in [
+            ("EM_QUEUE__URL", "http://ada:hunter2@host", "queue.url"),
+            ("EM_QUEUE__URL", "hunter2", "queue.url"),
+            ("EM_QUEUE__TOPIC", "a b", "queue.topic"),
+            ("EM_QUEUE__DECLARE", "perhaps", "queue.declare"),
+        ] {
+            let faults = faults(&[broker, (name, value)]);
+            assert!(
+                faults.len() == 1 && faults[0].contains(key) && !faults[0].contains("hunter2"),
+                "{name}={value}: {faults:?}"
+            );
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::ids::JobRef;
 use crate::job::QueueLane;
 
 /// Why the queue did not do it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum QueueError {
     /// It cannot work now. The sweeper publishes again what was not picked up.
     #[error("the queue is unavailable: {0}")]

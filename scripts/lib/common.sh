@@ -39,6 +39,33 @@ packages() {
     fail "the packages ${missing[*]} could not be installed" "install them by hand and run this again"
 }
 
+# unpacked NAME PACKAGE...: fetches Debian packages into a folder of the user's cache, once, without installing them:
+# installed, a server would be started and reached by all the network. Prints the folder.
+unpacked() {
+  local cache=${XDG_CACHE_HOME:-$HOME/.cache}/environment-manager name=$1 work package
+  shift
+  mkdir -p "$cache"
+  # A subshell, so that the lock and the trap end with it.
+  (
+    exec 9>"$cache/$name.lock"
+    flock 9
+    [ ! -d "$cache/$name" ] || exit 0
+    say "fetching $*"
+    work=$(mktemp -d "$cache/making.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    # The fetching user of apt may write there.
+    chmod 755 "$work" && cd "$work"
+    # The lists of a fresh machine are empty: read them and try again.
+    { apt-get -q download "$@" || { "${as_root[@]}" apt-get -q update && apt-get -q download "$@"; }; } >&2 ||
+      fail "the packages $* cannot be fetched" "apt-get update"
+    for package in ./*.deb; do
+      dpkg -x "$package" made || fail "the package $package cannot be unpacked"
+    done
+    mv made "$cache/$name"
+  ) || return 1
+  echo "$cache/$name"
+}
+
 # ordinary_user NAME: a user of this machine with subordinate ids, made if he is not there; he has no password and owns
 # nothing but his home. Needs to be root.
 ordinary_user() {

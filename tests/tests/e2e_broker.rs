@@ -42,13 +42,16 @@ async fn a_job_accepted_while_the_broker_is_dead_ends_once_it_is_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_forgets_repeats_and_reorders_loses_no_job_and_runs_none_twice() {
     const JOBS: usize = 40;
+    const SLOTS: usize = 2;
     let mut broker = Broker::start().await;
-    let program = program(&broker, "2").await;
+    let program = program(&broker, &SLOTS.to_string()).await;
     let client = program.client();
     client.create("env").await;
     let mut jobs = Vec::new();
     for number in 0..JOBS {
-        let body = json!({ "command": format!("echo {number} >> /app/runs; sleep 0.1") });
+        // The first ones keep all slots until the queue has forgotten the others.
+        let seconds = if number < SLOTS { 8.0 } else { 0.1 };
+        let body = json!({ "command": format!("echo {number} >> /app/runs; sleep {seconds}") });
         jobs.push(client.submit("env", &body).await);
     }
     let (_connection, somebody) = broker.somebody().await;

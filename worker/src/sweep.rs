@@ -225,15 +225,15 @@ impl Sweep {
             QueueLane::Work => &mut self.work,
             QueueLane::Lifecycle => &mut self.lifecycle,
         };
-        let due: HashSet<_> = republisher
-            .due(&ids, REPUBLISH_LIMIT, context.clock.monotonic())
-            .into_iter()
-            .collect();
+        let now = context.clock.monotonic();
+        let due = republisher.due(&ids, REPUBLISH_LIMIT, now);
+        let due: HashSet<_> = due.into_iter().collect();
         for at in waiting.iter().filter(|at| due.contains(&at.job)) {
             if let Err(error) = context.queue.publish(at, lane).await {
                 tracing::warn!(%error, "could not publish a waiting job again");
                 break;
             }
+            republisher.published(&at.job, now);
         }
         Ok(())
     }

@@ -19,6 +19,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How long one publish may take, a new connection included: a request waits for it.
 const PUBLISH: Duration = Duration::from_secs(5);
 
+/// How long one attempt of it may take on a session that is there.
+const ATTEMPT: Duration = Duration::from_millis(2500);
+
 /// How long a check may take.
 const CHECK: Duration = Duration::from_secs(5);
 
@@ -48,10 +51,8 @@ struct State {
     attempt: Option<Attempt>,
     /// Attempts that failed one after another.
     failures: u32,
-    /// Not before then is another made.
-    again: Option<Instant>,
-    /// Why the last one failed.
-    why: String,
+    /// Why the last one failed. Not before then is another made.
+    failed: Option<(QueueError, Instant)>,
 }
 
 impl Link {
@@ -76,12 +77,12 @@ impl Link {
             if let Some(session) = &state.session {
                 return Ok(Arc::clone(session));
             }
-            match &state.attempt {
-                Some(attempt) => attempt.clone(),
-                None if state.again.is_some_and(|again| Instant::now() < again) => {
-                    return Err(QueueError::Unavailable(state.why.clone()));
+            match (&state.attempt, &state.failed) {
+                (Some(attempt), _) => attempt.clone(),
+                (None, Some((error, again))) if Instant::now() < *again => {
+                    return Err(error.clone());
                 }
-                None => state.attempt.insert(Ends::attempt(&self.0)).clone(),
+                _ => state.attempt.insert(Ends::attempt(&self.0)).clone(),
             }
         };
         attempt.await
@@ -97,24 +98,34 @@ impl Link {
 
     /// Waits until another attempt may be made.
     pub(super) async fn pause(&self) {
-        let again = self.0.state().again;
+        let again = self.0.state().failed.as_ref().map(|(_, again)| *again);
         sleep_until(again.unwrap_or_else(|| Instant::now() + PAUSE)).await;
     }
 
     /// Publishes; where the session turns out to be lost, once more on a new one.
     pub(super) async fn publish(&self, queue: &str, body: &[u8]) -> Result<(), QueueError> {
         let attempts = async {
-            let session = self.session().await?;
-            let Err(error) = session.publish(queue, body).await else {
+            let Err(error) = self.attempt(queue, body).await else {
                 return Ok(());
             };
             tracing::debug!(%error, "publishing once more");
-            self.lost(&session);
-            self.session().await?.publish(queue, body).await
+            self.attempt(queue, body).await
         };
         timeout(PUBLISH, attempts)
             .await
             .unwrap_or_else(|_| Err(late("publishing")))
+    }
+
+    /// Publishes once. A session that fails or is late is not used again: if it has stalled, each publish would wait until
+    /// its heartbeat is missed.
+    async fn attempt(&self, queue: &str, body: &[u8]) -> Result<(), QueueError> {
+        let session = self.session().await?;
+        let published = timeout(ATTEMPT, session.publish(queue, body)).await;
+        let published = published.unwrap_or_else(|_| Err(late("publishing")));
+        if published.is_err() {
+            self.lost(&session);
+        }
+        published
     }
 
     /// Whether the broker answers and has the queues.
@@ -162,9 +173,9 @@ impl Ends {
             }
             Err(error) => {
                 state.attempt = None;
-                state.again = Some(Instant::now() + pause_after(state.failures));
+                let again = Instant::now() + pause_after(state.failures);
                 state.failures = state.failures.saturating_add(1);
-                state.why = error.to_string();
+                state.failed = Some((error.clone(), again));
                 Err(error)
             }
         }

@@ -2,54 +2,28 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, QueuePurgeOptions};
-use shared::clock::SystemClock;
 use shared::ids::JobRef;
 use shared::job::QueueLane;
-use shared::ports::{Queue, Store};
+use shared::ports::Queue;
 use shared::rabbitmq_queue::RabbitmqQueue;
-use shared::sqlite::SqliteStore;
-use tempfile::TempDir;
 use tests::broker::{Broker, url};
-use tests::conformance::queue::{Fixture, suite};
+use tests::conformance::queue::{Fixture, Fixtures, suite};
 use tests::proxy::{Fault, Proxy};
 
 /// Pause before what failed is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Fixtures whose stores and queues are new.
-struct Fixtures {
-    folder: TempDir,
-    made: AtomicU32,
+fn queue(url: &str, topic: &str) -> RabbitmqQueue {
+    RabbitmqQueue::new(url, topic, true).expect("an address")
 }
 
-impl Fixtures {
-    fn new() -> Self {
-        Self {
-            folder: TempDir::new().expect("a folder"),
-            made: AtomicU32::new(0),
-        }
-    }
-
-    fn make(&self, url: &str) -> Fixture {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let path = self.folder.path().join(format!("{number}.db"));
-        let store: Arc<dyn Store> =
-            Arc::new(SqliteStore::open(&path, &SystemClock).expect("a store"));
-        Fixture {
-            queue: queue(url, &format!("topic-{number}")),
-            store,
-        }
-    }
-}
-
-fn queue(url: &str, topic: &str) -> Arc<dyn Queue> {
-    Arc::new(RabbitmqQueue::new(url, topic, true).expect("an address"))
+fn fixture(fixtures: &Fixtures, url: &str) -> Fixture {
+    fixtures.make(|_, topic| queue(url, topic))
 }
 
 /// Publishes as the sweeper does: until the queue has it.
@@ -71,14 +45,14 @@ async fn receive_all(fixture: &Fixture, mut expected: HashSet<JobRef>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn it_passes_the_suite() {
-    let (broker, fixtures) = (Broker::start().await, Fixtures::new());
-    suite(async || fixtures.make(&broker.url())).await;
+    let (broker, fixtures) = (Broker::start().await, Fixtures::default());
+    suite(async || fixture(&fixtures, &broker.url())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_was_confirmed_outlives_a_killed_broker() {
-    let (mut broker, fixtures) = (Broker::start().await, Fixtures::new());
-    let fixture = fixtures.make(&broker.url());
+    let (mut broker, fixtures) = (Broker::start().await, Fixtures::default());
+    let fixture = fixture(&fixtures, &broker.url());
     let mut expected = HashSet::new();
     for round in 0..3 {
         for number in 0..10 {
@@ -98,10 +72,10 @@ async fn what_was_confirmed_outlives_a_killed_broker() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_connection_that_breaks_in_any_way_is_made_anew() {
-    let (broker, fixtures) = (Broker::start().await, Fixtures::new());
+    let (broker, fixtures) = (Broker::start().await, Fixtures::default());
     let proxy = Proxy::start(broker.address()).await;
     // A stalled connection is known by its missing heartbeat only, on both sides.
-    let fixture = fixtures.make(&format!("{}?heartbeat=2", url(proxy.address())));
+    let fixture = fixture(&fixtures, &format!("{}?heartbeat=2", url(proxy.address())));
     for fault in Fault::ALL {
         let mut expected = HashSet::new();
         for number in 0..5 {
@@ -118,10 +92,10 @@ async fn a_connection_that_breaks_in_any_way_is_made_anew() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn hints_that_nobody_here_asks_for_go_to_who_does() {
-    let (broker, fixtures) = (Broker::start().await, Fixtures::new());
-    let full = fixtures.make(&broker.url());
+    let (broker, fixtures) = (Broker::start().await, Fixtures::default());
+    let full = fixture(&fixtures, &broker.url());
     let free = Fixture {
-        queue: queue(&broker.url(), "topic-0"),
+        queue: Arc::new(queue(&broker.url(), "topic-0")),
         store: Arc::clone(&full.store),
     };
     let mut expected = HashSet::new();
@@ -138,8 +112,8 @@ async fn hints_that_nobody_here_asks_for_go_to_who_does() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_message_that_is_no_hint_blocks_nothing_and_a_hint_may_come_twice() {
-    let (broker, fixtures) = (Broker::start().await, Fixtures::new());
-    let fixture = fixtures.make(&broker.url());
+    let (broker, fixtures) = (Broker::start().await, Fixtures::default());
+    let fixture = fixture(&fixtures, &broker.url());
     fixture.queue.check().await.expect("it can work");
     let (_connection, channel) = broker.somebody().await;
     for body in [&b""[..], b"{}", b"\xff\xfe", &[b'x'; 100_000]] {
@@ -160,8 +134,8 @@ async fn a_message_that_is_no_hint_blocks_nothing_and_a_hint_may_come_twice() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_a_purge_took_arrives_when_it_is_published_again() {
-    let (broker, fixtures) = (Broker::start().await, Fixtures::new());
-    let fixture = fixtures.make(&broker.url());
+    let (broker, fixtures) = (Broker::start().await, Fixtures::default());
+    let fixture = fixture(&fixtures, &broker.url());
     let at = fixture.create("env").await;
     publish(fixture.queue.as_ref(), &at).await;
     let (_connection, channel) = broker.somebody().await;

@@ -1,6 +1,7 @@
 //! What every queue does.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use shared::job::{Command, ExecInput, JobInput, JobResult, Outcome, QueueLane};
 use shared::ports::{Completion, Delivery, LeaseAttempt, Queue, Store, Submission};
 use shared::resources::{ByteSize, Cpu, Resources};
 use shared::secret::EnvVars;
+use shared::sqlite::SqliteStore;
+use tempfile::TempDir;
 
 /// A wait that only a broken queue outlasts.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -35,6 +38,38 @@ pub async fn suite<M: AsyncFn() -> Fixture>(make: M) {
     many_receivers_share_many_hints(&make().await).await;
     a_second_hint_outlives_the_settling_of_the_first(&make().await).await;
     make().await.queue.check().await.expect("it can work");
+}
+
+/// Makes fixtures whose stores are new, in a folder that goes with it.
+pub struct Fixtures {
+    folder: TempDir,
+    made: AtomicU32,
+}
+
+impl Default for Fixtures {
+    fn default() -> Self {
+        Self {
+            folder: TempDir::new().expect("a folder"),
+            made: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Fixtures {
+    /// A fixture of a queue, which is made of a new store and a topic of its own: `topic-0`, `topic-1` and so on.
+    pub fn make<Q: Queue + 'static>(
+        &self,
+        queue: impl FnOnce(Arc<dyn Store>, &str) -> Q,
+    ) -> Fixture {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.path().join(format!("{number}.db"));
+        let store: Arc<dyn Store> =
+            Arc::new(SqliteStore::open(&path, &SystemClock).expect("a store"));
+        Fixture {
+            queue: Arc::new(queue(Arc::clone(&store), &format!("topic-{number}"))),
+            store,
+        }
+    }
 }
 
 impl Fixture {
